@@ -1,0 +1,79 @@
+"""What every configuration is made of: the frozen base, the blocks several stages share, and presets.
+
+A preset (or a user's YAML file) is one document of named blocks (`data`, `encoder`, `model`, ...). Each stage
+has a config class whose fields are some of these blocks, so one document drives every command.
+Knows nothing of the command line (cli.py) nor of any stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class ConfigError(ValueError):
+    """A setting that the user can fix; the message says what came and what is allowed."""
+
+
+class Frozen(BaseModel):
+    """Base of every config: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], /, **blocks: Any) -> Self:
+        """Validate the blocks of `document` that this class has, with `blocks` replacing whole blocks."""
+        merged = {**document, **blocks}
+        return cls.model_validate({name: merged[name] for name in cls.model_fields if name in merged})
+
+
+class DataConfig(Frozen):
+    """Prepared rows: what `prepare` writes and every later stage reads."""
+
+    path: str
+    """Folder (or URI) of prepared rows: Parquet shards by split and a manifest."""
+    limit: int = Field(default=0, ge=0)
+    """Images to use of each split, for quick trials; 0 uses all."""
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with raycap."""
+    folder = resources.files("raycap") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_document(preset: str) -> dict[str, Any]:
+    """Read a preset by name, or a YAML file by path.
+
+    Raises:
+        ConfigError: unknown name, missing file, or YAML that is not a mapping of blocks.
+    """
+    path = Path(preset)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise ConfigError(f"no such file: {preset}; give a YAML file or a preset: {', '.join(preset_names())}")
+        text = path.read_text(encoding="utf-8")
+    elif preset in preset_names():
+        text = (resources.files("raycap") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
+    else:
+        raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(preset_names())} (or a path to a .yaml file)")
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{preset} is not valid YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{preset} must hold a mapping of blocks, and holds {type(document).__name__}")
+    return document
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """One line for each wrong setting: its dotted name, what came and what is allowed."""
+    return "\n".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'config'}: {item['msg']} (got {item['input']!r})"
+        for item in error.errors(include_url=False)
+    )

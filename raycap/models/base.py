@@ -1,0 +1,78 @@
+"""The contract between a model family and everything else.
+
+A family is one config (a subclass of FamilyConfig) and one module (a subclass of CaptionModel). The loop, the
+checkpoint and the engine know only what is here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from raycap.config import Frozen
+from raycap.decoding import DecodingConfig
+from raycap.schema import Caption, CaptionBatch, StepOutput
+from raycap.text import CaptionTokenizer
+
+
+class FamilyConfig(Frozen, ABC):
+    """A family's settings. Subclasses narrow `family` to a Literal and add their sizes."""
+
+    family: str
+
+    @abstractmethod
+    def load_tokenizer(self) -> CaptionTokenizer:
+        """The tokenizer this family trains with; a checkpoint carries its own copy afterwards."""
+
+    @abstractmethod
+    def build(self, *, tokenizer: CaptionTokenizer, vision_dim: int) -> CaptionModel:
+        """A fresh model on the CPU, ready to train.
+
+        Raises:
+            ConfigError: the settings cannot be met (missing base model, precision this machine lacks).
+        """
+
+
+class CaptionModel(nn.Module, ABC):
+    """Loss and captions behind one interface."""
+
+    @abstractmethod
+    def forward(self, batch: CaptionBatch) -> StepOutput:
+        """Loss of a batch, summed. DDP synchronises only what passes through forward."""
+
+    @abstractmethod
+    def caption(self, features: Tensor, decoding: DecodingConfig) -> list[list[Caption]]:
+        """Captions of features (batch, patches, vision_dim): per image `decoding.n` of them, best first."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters by the learning rate they take: 'new' (optim.lr) and 'lora' (optim.lora_lr)."""
+        return {"new": [parameter for parameter in self.parameters() if parameter.requires_grad]}
+
+    def finish(self, rows: Iterable[dict[str, Any]]) -> None:  # noqa: B027 - optional
+        """Build from the training rows what gradient steps alone do not (a caption bank, say)."""
+
+    def prepare_inference(self, precision: str) -> None:  # noqa: B027 - optional
+        """Ready the model for captioning in 'float32', 'bfloat16' or 'int8'; it does not train afterwards."""
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: trained parameters. Frozen base weights are found by name again."""
+        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
+
+    def load_saved_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what saved_state gave.
+
+        Raises:
+            ValueError: names or shapes differ from this model's.
+        """
+        own = dict(self.named_parameters())
+        expected = {name for name, p in own.items() if p.requires_grad}
+        if expected != set(state):
+            odd = sorted(expected ^ set(state))
+            raise ValueError(f"checkpoint and model disagree on {len(odd)} weights, first: {odd[0]}")
+        for name, tensor in state.items():
+            if own[name].shape != tensor.shape:
+                raise ValueError(f"weight {name}: checkpoint {tuple(tensor.shape)}, model {tuple(own[name].shape)}")
+            own[name].data.copy_(tensor)

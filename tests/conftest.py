@@ -1,0 +1,53 @@
+"""Fixtures for all tests: one small Ray cluster a session, and the real data where it lies beside the project."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
+os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A local cluster with the dashboard on (Tune and the Jobs API need it)."""
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="rc", dir="/tmp") as folder:
+        ray.init(
+            address="local",
+            num_cpus=4,
+            object_store_memory=400_000_000,
+            _temp_dir=folder,
+            include_dashboard=True,
+            dashboard_port=free_port(),
+            log_to_driver=False,
+        )
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of real photos and models; the test skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real data not found at {SHARED.name}/ beside the project")
+    return SHARED
