@@ -32,7 +32,9 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     try:
         fs, inner = pafs.FileSystem.from_uri(absolute(path))
     except Exception as error:  # PyArrow raises ArrowInvalid, OSError or its own by scheme
-        raise ValueError(f"cannot open {path}: {error}; give a local path or an s3://, gs://, hdfs:// URI") from None
+        raise ValueError(
+            f"cannot open {path}: {error}; give a local path or an s3://, gs://, hdfs:// URI"
+        ) from None
     return fs, inner
 
 
@@ -50,6 +52,13 @@ def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     fs, inner = filesystem(path)
     return bool(fs.get_file_info(inner).type != pafs.FileType.NotFound)
+
+
+def size(path: str) -> int | None:
+    """Bytes of a file; None where there is no such file."""
+    fs, inner = filesystem(path)
+    info = fs.get_file_info(inner)
+    return int(info.size) if info.type == pafs.FileType.File else None
 
 
 def list_names(path: str) -> list[str]:

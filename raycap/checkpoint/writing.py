@@ -1,0 +1,136 @@
+"""Writing a checkpoint: aside first, hashed, then published whole."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from raycap import __version__, storage
+from raycap.checkpoint.manifest import (
+    MANIFEST,
+    TOKENIZER,
+    TRAINING_TENSORS,
+    TRAINING_VALUES,
+    WEIGHTS,
+    EncoderInfo,
+    digest_of,
+    sample_base,
+)
+from raycap.decoding import DecodingConfig
+from raycap.models import CaptionModel, FamilyConfig
+from raycap.text import CaptionTokenizer
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a resume needs besides the model: flat names to tensors, and anything JSON holds."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def save(
+    folder: str,
+    model: CaptionModel,
+    *,
+    model_config: FamilyConfig,
+    tokenizer: CaptionTokenizer,
+    encoder: EncoderInfo,
+    decoding: DecodingConfig,
+    metrics: Mapping[str, float],
+    step: int,
+    epoch: int,
+    training: TrainingState | None = None,
+) -> str:
+    """Write a checkpoint whole at `folder` (a path or URI), replacing one that is there; returns the path."""
+    folder = storage.absolute(folder)
+    aside = _aside(folder)
+    tokenizer.save(aside / TOKENIZER)
+    _save_tensors(aside / WEIGHTS, model.saved_state())
+    if training is not None:
+        _save_tensors(aside / TRAINING_TENSORS, training.tensors)
+        _dump_json(aside / TRAINING_VALUES, training.values)
+    content: dict[str, Any] = {
+        "format": 1,
+        "family": model_config.family,
+        "model": model_config.model_dump(mode="json"),
+        "encoder": encoder.model_dump(mode="json"),
+        "decoding": decoding.model_dump(mode="json"),
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "step": step,
+        "epoch": epoch,
+        "base": sample_base(model),
+        "versions": versions(),
+        "commit": git_commit(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": {name: _entry(aside / name) for name in _file_names(aside)},
+    }
+    _dump_json(aside / MANIFEST, {**content, "digest": digest_of(content)})
+    storage.publish_folder(aside, folder, last=MANIFEST)
+    return folder
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a checkpoint's numbers."""
+    others = {name: version(name) for name in ("torch", "transformers", "peft", "ray")}
+    return {"raycap": __version__, **others}
+
+
+@functools.cache
+def git_commit() -> str:
+    """The commit raycap runs from, with "+" where the tree differs from it; "" outside a repository."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):  # no git here, or not the user's repository
+        return ""
+    return commit + ("+" if changes else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _aside(folder: str) -> Path:
+    """An empty folder to write in: beside the target on a local disk, temporary elsewhere."""
+    if not storage.is_local(folder):
+        return Path(tempfile.mkdtemp(prefix="raycap-"))
+    target = Path(storage.filesystem(folder)[1])
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    aside.mkdir(parents=True)
+    return aside
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    safetensors.torch.save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+
+
+def _dump_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _file_names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:  # just written, so this reads memory, not the disk
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
