@@ -1,8 +1,8 @@
 """Captions to token ids and back, and the packing of an image's captions into one row.
 
-The format is the one that GPT-2-like models were trained on: `<|endoftext|>A man rides.<|endoftext|>`, with no
-space before the first word and the capital kept. (The small GPT-2 of the Flickr30k captions has perplexity 24 on the
-validation captions in this format and 93 with a leading space, 86 in lower case.)
+The format is the one that GPT-2-like models were trained on, `<|endoftext|>A man rides.<|endoftext|>`: no
+space before the first word, the capital kept. (The small GPT-2 of the Flickr30k captions has perplexity 24 on
+the validation captions so, 30 without counting the end token; 93 with a leading space, 86 in lower case.)
 Knows nothing of images or models.
 """
 
@@ -54,8 +54,8 @@ class CaptionTokenizer:
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0]
             raise ConfigError(
-                f"cannot load a tokenizer from {name_or_path!r} ({reason}); give a folder with tokenizer.json, or a "
-                "hub name while online (offline: download it first, or set HF_HOME to where it lies)"
+                f"cannot load a tokenizer from {name_or_path!r} ({reason}); give a folder with tokenizer.json, or "
+                "a hub name while online (offline: download it first, or set HF_HOME to where it lies)"
             ) from error
         return cls(tokenizer)
 
@@ -64,7 +64,7 @@ class CaptionTokenizer:
         if not captions:
             return []
         texts = [" ".join(caption.split()) for caption in captions]
-        # A caption that spells "<|endoftext|>" must not end itself: special tokens in the text are plain text.
+        # A caption that spells "<|endoftext|>" must not end itself: special tokens in it are plain text.
         ids = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [row[:max_tokens] for row in ids]
 

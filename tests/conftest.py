@@ -1,4 +1,4 @@
-"""Fixtures for all tests: one small Ray cluster a session, and the real data where it lies beside the project."""
+"""Fixtures for all tests: a small Ray cluster, tiny models, the real data where it lies beside the project."""
 
 import os
 import socket
@@ -51,3 +51,19 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real data not found at {SHARED.name}/ beside the project")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_language_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a two-layer GPT-2 of random weights, with its tokenizer."""
+    from fakes import make_language_model
+
+    return str(make_language_model(tmp_path_factory.mktemp("language_model")))
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a two-layer CLIP vision tower of random weights: 17 patches of 24."""
+    from fakes import make_encoder
+
+    return str(make_encoder(tmp_path_factory.mktemp("encoder")))
