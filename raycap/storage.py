@@ -1,21 +1,30 @@
 """Paths and URIs through PyArrow's filesystems, with writes that are whole or absent.
 
-Everything raycap keeps is written here, so that one place decides what "atomic" means: on a local disk a file or
-folder is written aside, synced and renamed; on an object store a single object appears whole, and a folder counts
-as whole only once its manifest, written last, is there.
+Everything raycap keeps is written here, so that one place decides what "atomic" means: on a local disk a file
+or folder is written aside, synced and renamed; on an object store a single object appears whole, and a folder
+counts as whole only once its manifest, written last, is there.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+
+FLAT = {"s3", "gcs", "abfs"}  # stores without folders: a file needs none to be written
+# One client for each store: an S3 client keeps connections of its own, and a data set has 100,000 files.
+_clients: dict[tuple[str, str, str], pafs.FileSystem] = {}
 
 
 def absolute(path: str) -> str:
@@ -29,13 +38,27 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     Raises:
         ValueError: a URI whose scheme PyArrow does not know.
     """
+    whole = absolute(path)
+    if "://" not in whole:
+        return pafs.LocalFileSystem(), whole
+    base, mark, query = whole.partition("?")
+    parent, _, name = base.rstrip("/").rpartition("/")
+    if not parent or parent.endswith("/"):  # the bucket itself, or the root of a disk
+        return _open(whole)
+    fs, inner = _open(parent + mark + query)
+    return fs, f"{inner.rstrip('/')}/{unquote(name)}"
+
+
+@functools.lru_cache(maxsize=256)
+def _open(uri: str) -> tuple[pafs.FileSystem, str]:
     try:
-        fs, inner = pafs.FileSystem.from_uri(absolute(path))
-    except Exception as error:  # PyArrow raises ArrowInvalid, OSError or its own by scheme
+        fs, inner = pafs.FileSystem.from_uri(uri)
+    except (ValueError, OSError, NotImplementedError) as error:  # ArrowInvalid is a ValueError
         raise ValueError(
-            f"cannot open {path}: {error}; give a local path or an s3://, gs://, hdfs:// URI"
+            f"cannot open {uri}: {error}; give a local path or an s3://, gs://, hdfs:// URI"
         ) from None
-    return fs, inner
+    parts = urlsplit(uri)
+    return _clients.setdefault((parts.scheme, parts.netloc, parts.query), fs), inner
 
 
 def is_local(path: str) -> bool:
@@ -44,8 +67,11 @@ def is_local(path: str) -> bool:
 
 
 def join(path: str, *names: str) -> str:
-    """Path or URI of something below `path`."""
-    return "/".join([path.rstrip("/"), *names])
+    """Path or URI of something below `path`; options at the end of a URI (`?region=...`) stay at the end."""
+    if "://" not in path:
+        return "/".join([path.rstrip("/"), *names])
+    base, mark, query = path.partition("?")
+    return "/".join([base.rstrip("/"), *map(quote, names)]) + mark + query
 
 
 def exists(path: str) -> bool:
@@ -94,20 +120,36 @@ def read_json(path: str) -> Any:
 
 def write_bytes(path: str, content: bytes) -> None:
     """Write a file whole: readers see the old content or the new, never a part."""
+    with writing(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def writing(path: str) -> Iterator[pa.NativeFile]:
+    """A stream whose file appears, whole, when the block ends, and does not appear where the block raises."""
     fs, inner = filesystem(path)
     parent = inner.rsplit("/", 1)[0]
-    fs.create_dir(parent, recursive=True)
+    if fs.type_name not in FLAT:
+        fs.create_dir(parent, recursive=True)
     if not isinstance(fs, pafs.LocalFileSystem):
-        with fs.open_output_stream(inner) as stream:
-            stream.write(content)
+        stream = fs.open_output_stream(inner)
+        try:
+            yield stream
+        except BaseException:
+            stream.close()  # PyArrow cannot abandon an object, so the part is taken away again
+            fs.delete_file(inner)
+            raise
+        stream.close()
         return
     aside = f"{inner}.{uuid.uuid4().hex[:8]}.tmp"
-    with open(aside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, inner)
-    _sync_folder(parent)
+    try:
+        with fs.open_output_stream(aside) as stream:
+            yield stream
+        _sync(aside)
+        os.replace(aside, inner)
+    finally:
+        Path(aside).unlink(missing_ok=True)
+    _sync(parent)
 
 
 def write_json(path: str, value: Any) -> None:
@@ -118,15 +160,14 @@ def write_json(path: str, value: Any) -> None:
 def publish_folder(local: Path, path: str, *, last: str) -> None:
     """Make a finished local folder appear at `path`, whole, replacing what was there; `local` is consumed.
 
-    Locally it is synced and renamed (so `local` should lie on the same disk). Elsewhere its files are uploaded
-    with the file named `last` (the manifest) after all others.
+    Locally it is synced and renamed (so `local` should lie on the same disk). Elsewhere its files are
+    uploaded with the file named `last` (the manifest) after all others.
     """
     fs, inner = filesystem(path)
     files = sorted((file for file in local.rglob("*") if file.is_file()), key=lambda file: file.name == last)
     if isinstance(fs, pafs.LocalFileSystem):
-        for file in files:
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
+        for entry in [*files, *(folder for folder in local.rglob("*") if folder.is_dir()), local]:
+            _sync(entry)
         target = Path(inner)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
@@ -136,11 +177,12 @@ def publish_folder(local: Path, path: str, *, last: str) -> None:
             shutil.rmtree(doomed)
         else:
             local.rename(target)
-        _sync_folder(str(target.parent))
+        _sync(target.parent)
         return
     remove(path)
     for file in files:
-        write_bytes(join(path, file.relative_to(local).as_posix()), file.read_bytes())
+        with open(file, "rb") as source, writing(join(path, file.relative_to(local).as_posix())) as stream:
+            stream.upload(source)
     shutil.rmtree(local)
 
 
@@ -164,8 +206,9 @@ def sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def _sync_folder(folder: str) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: str | Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
