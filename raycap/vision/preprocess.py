@@ -159,7 +159,7 @@ def _normalisation(processor: Any) -> dict[str, Any]:
 def _check_against(own: Preprocessor, processor: Any, folder: Path) -> None:
     """Refuse a processor whose result is not ours on two probe pictures.
 
-    Equal means a mean difference below a tenth of a grey level and none above two: torch's 16-bit weights move
+    Equal means a mean difference below a tenth of a grey level, none above two: torch's 16-bit weights move
     0.4 % of a photo's values by one level from Pillow's (22 bits), and one in ten million by two.
     """
     steps = np.random.default_rng(0).integers(0, 256, (2, 12, 16, 3), dtype=np.uint8)
