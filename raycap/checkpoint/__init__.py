@@ -14,7 +14,7 @@ from raycap.checkpoint.manifest import (
     read_manifest,
     verify,
 )
-from raycap.checkpoint.reading import Loaded, load, restore
+from raycap.checkpoint.reading import Loaded, load, read_training, restore
 from raycap.checkpoint.run import LOSS_KEY, Index, RunCheckpoints, resolve
 from raycap.checkpoint.writing import TrainingState, git_commit, save, versions
 
@@ -31,6 +31,7 @@ __all__ = [
     "git_commit",
     "load",
     "read_manifest",
+    "read_training",
     "resolve",
     "restore",
     "save",

@@ -78,6 +78,17 @@ def restore(folder: str, model: CaptionModel) -> tuple[Manifest, TrainingState |
         return manifest, _read_training(local, manifest)
 
 
+def read_training(folder: str) -> TrainingState | None:
+    """Verify a checkpoint and read its training state alone, without building a model.
+
+    Raises:
+        CheckpointError: damaged.
+    """
+    manifest = verify(folder)
+    with _local_copy(folder, manifest) as local:
+        return _read_training(local, manifest)
+
+
 def _model_config(manifest: Manifest, *, language_model: str) -> FamilyConfig:
     if not language_model:
         return select_family(manifest.model)
