@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 MAX_PIXELS = 64_000_000
 MAX_ELONGATION = 100  # a 1 x 3000 strip would become 224 x 672,000 when its short side is resized to 224
 # The picture formats people have; Pillow's list also holds document formats that run other programs (EPS).
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # JPEG opens MPO too
 ORIENTATION = 0x0112  # EXIF tag
 # What Pillow's decoders raise on damaged files, seen by flipping and cutting bytes of each format.
 DAMAGED = (
