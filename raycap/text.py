@@ -54,8 +54,8 @@ class CaptionTokenizer:
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0]
             raise ConfigError(
-                f"cannot load a tokenizer from {name_or_path!r} ({reason}); give a folder with tokenizer.json, or "
-                "a hub name while online (offline: download it first, or set HF_HOME to where it lies)"
+                f"cannot load a tokenizer from {name_or_path!r} ({reason}); give a folder with one, or a "
+                "hub name while online (offline: download it first, or set HF_HOME to where it lies)"
             ) from error
         return cls(tokenizer)
 

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a small Ray cluster, tiny models, the real data where it lies beside the project."""
+"""Fixtures for all tests: a small Ray cluster, tiny models, and the real data beside the project."""
 
 import os
 import socket

@@ -47,4 +47,12 @@ def select_family(value: Any) -> FamilyConfig:
 
 ModelConfig = Annotated[SerializeAsAny[FamilyConfig], BeforeValidator(select_family)]
 
-__all__ = ["FAMILIES", "CaptionModel", "FamilyConfig", "ModelConfig", "load_plugins", "register", "select_family"]
+__all__ = [
+    "FAMILIES",
+    "CaptionModel",
+    "FamilyConfig",
+    "ModelConfig",
+    "load_plugins",
+    "register",
+    "select_family",
+]

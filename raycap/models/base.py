@@ -48,13 +48,19 @@ class CaptionModel(nn.Module, ABC):
         """Captions of features (batch, patches, vision_dim): per image `decoding.n` of them, best first."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Trainable parameters by the learning rate they take: 'new' (optim.lr) and 'lora' (optim.lora_lr)."""
+        """Trainable parameters by the learning rate they take: 'new' (optim.lr), 'lora' (optim.lora_lr)."""
         return {"new": [parameter for parameter in self.parameters() if parameter.requires_grad]}
 
-    def finish(self, rows: Iterable[dict[str, Any]]) -> None:  # noqa: B027 - optional
+    def finish(self, rows: Iterable[dict[str, Any]]) -> None:
         """Build from the training rows what gradient steps alone do not (a caption bank, say)."""
 
-    def prepare_inference(self, precision: str) -> None:  # noqa: B027 - optional
+    def prepare_training(self, precision: str) -> None:
+        """Ready a fresh model for training in 'float32' or 'bfloat16', before it is moved or wrapped by DDP.
+
+        Called once; what trains stays in float32 either way.
+        """
+
+    def prepare_inference(self, precision: str) -> None:
         """Ready the model for captioning in 'float32', 'bfloat16' or 'int8'; it does not train afterwards."""
 
     def saved_state(self) -> dict[str, Tensor]:
@@ -74,5 +80,7 @@ class CaptionModel(nn.Module, ABC):
             raise ValueError(f"checkpoint and model disagree on {len(odd)} weights, first: {odd[0]}")
         for name, tensor in state.items():
             if own[name].shape != tensor.shape:
-                raise ValueError(f"weight {name}: checkpoint {tuple(tensor.shape)}, model {tuple(own[name].shape)}")
+                raise ValueError(
+                    f"weight {name}: checkpoint {tuple(tensor.shape)}, model {tuple(own[name].shape)}"
+                )
             own[name].data.copy_(tensor)
