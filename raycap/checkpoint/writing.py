@@ -63,11 +63,12 @@ def save(
     if training is not None:
         _save_tensors(aside / TRAINING_TENSORS, training.tensors)
         _dump_json(aside / TRAINING_VALUES, training.values)
+    encoder_config = _with_absolute(encoder.config.model_dump(mode="json"), "name")
     content: dict[str, Any] = {
         "format": 1,
         "family": model_config.family,
-        "model": model_config.model_dump(mode="json"),
-        "encoder": encoder.model_dump(mode="json"),
+        "model": _with_absolute(model_config.model_dump(mode="json"), "language_model"),
+        "encoder": {**encoder.model_dump(mode="json"), "config": encoder_config},
         "decoding": decoding.model_dump(mode="json"),
         "metrics": {name: float(value) for name, value in metrics.items()},
         "step": step,
@@ -81,6 +82,14 @@ def save(
     _dump_json(aside / MANIFEST, {**content, "digest": digest_of(content)})
     storage.publish_folder(aside, folder, last=MANIFEST)
     return folder
+
+
+def _with_absolute(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    """Settings whose model under `key`, where it is a folder and not a hub name, is found from anywhere."""
+    name = settings.get(key)
+    if isinstance(name, str) and name and Path(name).expanduser().is_dir():
+        return {**settings, key: storage.absolute(name)}
+    return settings
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,125 @@
+"""`raycap caption`: photos and folders of photos, one line a photo on stdout.
+
+A photo that cannot be read costs that photo only: it is named on stderr, and the exit code says so.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from pydantic import Field
+from rich.console import Console
+from rich.progress import track
+
+from raycap.config import Frozen
+from raycap.decoding import DecodingConfig
+from raycap.engine import CaptionEngine, Pixels, Precision, read_image
+from raycap.schema import Caption
+from raycap.vision import BadImageError
+
+SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+class CaptionFilesConfig(Frozen):
+    """What to caption, with which checkpoint, and how."""
+
+    checkpoint: str
+    """Run folder, RUN/best-metric, RUN/best-loss, RUN/last, or a checkpoint folder."""
+    photos: tuple[str, ...] = Field(min_length=1)
+    """Image files, and folders that are searched for them."""
+    decoding: DecodingConfig = DecodingConfig()
+    """Only the settings given here replace the checkpoint's own."""
+    json_lines: bool = False
+    """Print one JSON object a photo, with all captions and their scores."""
+    device: str = "auto"
+    """auto, cuda, mps or cpu."""
+    precision: Precision = "float32"
+    """Of the language model: float32, bfloat16 or int8."""
+    encoder: str = ""
+    """Where the image encoder lies now, if it has moved since training."""
+    language_model: str = ""
+    """Where the language model lies now, if it has moved since training."""
+    batch_size: int = Field(default=16, ge=1)
+    """Photos that go through the model together."""
+
+
+def caption_files(config: CaptionFilesConfig) -> int:
+    """Print the captions of all photos; returns the exit code, 1 where a photo could not be read.
+
+    Raises:
+        CheckpointError: absent or damaged.
+        ConfigError: a setting that does not fit the checkpoint or this machine.
+    """
+    engine = CaptionEngine.load(
+        config.checkpoint,
+        device=config.device,
+        precision=config.precision,
+        encoder=config.encoder,
+        language_model=config.language_model,
+    )
+    return print_captions(engine, config)
+
+
+def print_captions(engine: CaptionEngine, config: CaptionFilesConfig) -> int:
+    """`caption_files` with an engine that is already there."""
+    decoding = engine.decoding(**config.decoding.model_dump(exclude_unset=True))
+    paths, unreadable = find_photos(config.photos)
+    screen = Console(stderr=True)
+    shown = iter(track(paths, "captioning", console=screen, disable=len(paths) <= config.batch_size))
+    while chunk := list(islice(shown, config.batch_size)):
+        images, problems = _read(chunk)
+        unreadable += problems
+        pixels = [image for _, image in images]
+        found = engine.caption_features(engine.features(pixels), decoding) if images else []
+        for (path, _), captions in zip(images, found, strict=True):
+            sys.stdout.write(format_line(path, captions, json_lines=config.json_lines) + "\n")
+        sys.stdout.flush()
+    for problem in unreadable:
+        sys.stderr.write(f"raycap: {problem}\n")
+    return 1 if unreadable else 0
+
+
+def find_photos(places: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Image files named or found below folders, in order; and a sentence for each place without any."""
+    paths: list[str] = []
+    problems: list[str] = []
+    for place in places:
+        folder = Path(place).expanduser()
+        if not folder.is_dir():
+            paths.append(place)
+            continue
+        found = sorted(str(path) for path in _images_below(folder))
+        paths += found
+        if not found:
+            problems.append(f"{place}: no image in this folder (looked for {', '.join(sorted(SUFFIXES))})")
+    return paths, problems
+
+
+def format_line(path: str, captions: Sequence[Caption], *, json_lines: bool) -> str:
+    """One photo's line: path, tab, best caption; or a JSON object with all of them."""
+    if not json_lines:
+        return f"{path}\t{captions[0].text}"
+    found = [{"caption": caption.text, "score": round(caption.score, 6)} for caption in captions]
+    return json.dumps({"image": path, "captions": found}, ensure_ascii=False)
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
+            yield path
+
+
+def _read(paths: list[str]) -> tuple[list[tuple[str, Pixels]], list[str]]:
+    images: list[tuple[str, Pixels]] = []
+    problems = []
+    for path in paths:
+        try:
+            images.append((path, read_image(path)))
+        except BadImageError as error:
+            problems.append(str(error))
+    return images, problems

@@ -1,0 +1,208 @@
+"""Images in, captions out: a checkpoint, its frozen encoder and its decoding behind one object.
+
+Python callers, `raycap caption`, `raycap evaluate` and serving all caption through this. What to load
+(encoder, tokenizer, family, decoding) comes from the checkpoint's manifest; callers only say where it runs
+and in what precision.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias, get_args, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+
+from raycap import checkpoint
+from raycap.checkpoint import EncoderInfo, Manifest
+from raycap.config import ConfigError, describe_validation_error
+from raycap.decoding import DecodingConfig
+from raycap.models import CaptionModel
+from raycap.schema import Caption
+from raycap.vision import BadImageError, VisionEncoder, choose_device, decode_image
+
+Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Pixels"
+Precision: TypeAlias = Literal["float32", "bfloat16", "int8"]
+PNG_MODES = {
+    "1",
+    "L",
+    "LA",
+    "I",
+    "I;16",
+    "P",
+    "RGB",
+    "RGBA",
+}  # what Pillow writes as PNG without changing a pixel
+
+
+class CaptionEngine:
+    """A captioner on one device. Make one with `CaptionEngine.load` (or `raycap.load`)."""
+
+    def __init__(self, model: CaptionModel, encoder: VisionEncoder, *, manifest: Manifest, path: str) -> None:
+        self.model = model
+        self.encoder = encoder
+        self.manifest = manifest
+        self.path = path
+
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        *,
+        device: str = "auto",
+        precision: Precision = "float32",
+        encoder: str = "",
+        language_model: str = "",
+    ) -> Self:
+        """Load a checkpoint, verified, ready to caption.
+
+        Args:
+            path: a run folder (its best by metric), RUN/last, RUN/best-loss, or a checkpoint folder.
+            device: "auto", "cuda", "mps" or "cpu".
+            precision: of the language model. The encoder keeps the precision it was trained with.
+            encoder: where the image encoder lies now, if it has moved since training.
+            language_model: likewise for the frozen language model.
+
+        Raises:
+            checkpoint.CheckpointError: absent, damaged, or its language model is another one now.
+            ConfigError: another encoder than the one trained with, or a device or precision not to be had.
+        """
+        if precision not in get_args(Precision):
+            raise ConfigError(f"unknown precision {precision!r}; known: {', '.join(get_args(Precision))}")
+        device = choose_device(device)
+        loaded = checkpoint.load(path, language_model=language_model)
+        vision = load_encoder(loaded.manifest.encoder, moved_to=encoder, device=device)
+        model = loaded.model.to(device)
+        model.prepare_inference(precision)
+        return cls(model, vision, manifest=loaded.manifest, path=loaded.path)
+
+    @overload
+    def caption(
+        self, images: ImageInput, *, n: Literal[1] = 1, batch_size: int = ..., **decoding: Any
+    ) -> Caption: ...
+    @overload
+    def caption(
+        self, images: ImageInput, *, n: int, batch_size: int = ..., **decoding: Any
+    ) -> list[Caption]: ...
+    @overload
+    def caption(
+        self, images: Sequence[ImageInput], *, n: Literal[1] = 1, batch_size: int = ..., **decoding: Any
+    ) -> list[Caption]: ...
+    @overload
+    def caption(
+        self, images: Sequence[ImageInput], *, n: int, batch_size: int = ..., **decoding: Any
+    ) -> list[list[Caption]]: ...
+    def caption(self, images: Any, *, n: int = 1, batch_size: int = 32, **decoding: Any) -> Any:
+        """Caption an image or a list: paths, encoded bytes, PIL images or uint8 (height, width, 3) arrays.
+
+        Args:
+            images: one, or a list or tuple, captioned as its images one by one would be.
+            n: captions of an image, best first; above 1 each image gives a list.
+            batch_size: images that go through the model together.
+            decoding: any setting of DecodingConfig (beams, max_tokens, ...), over the checkpoint's own.
+
+        Raises:
+            BadImageError: an image that cannot be read, named.
+            ConfigError: a decoding setting that is unknown or out of range.
+        """
+        config = self.decoding(n=n, **decoding)
+        single = not isinstance(images, (list, tuple))
+        captions = list(self._caption_all([images] if single else images, config, batch_size=batch_size))
+        shaped: list[Any] = [found[0] for found in captions] if n == 1 else captions
+        return shaped[0] if single else shaped
+
+    def decoding(self, **overrides: Any) -> DecodingConfig:
+        """The checkpoint's decoding settings with some replaced, validated again.
+
+        Raises:
+            ConfigError: unknown or out of range.
+        """
+        try:
+            return DecodingConfig.model_validate({**self.manifest.decoding.model_dump(), **overrides})
+        except ValidationError as error:
+            raise ConfigError(describe_validation_error(error)) from None
+
+    def features(self, images: Sequence[Pixels]) -> Tensor:
+        """Features of RGB images, uint8 (height, width, 3): float16 (batch, patches, vision_dim)."""
+        return self.encoder.encode(np.stack([self.preprocess(image) for image in images]))
+
+    def preprocess(self, image: Pixels) -> Pixels:
+        """Encoder input of an RGB image: uint8 (3, height, width)."""
+        return self.encoder.preprocess(image)
+
+    def caption_features(self, features: Tensor, decoding: DecodingConfig) -> list[list[Caption]]:
+        """`decoding.n` captions, best first, of each image's features (batch, patches, vision_dim)."""
+        with torch.inference_mode():
+            return self.model.caption(features, decoding)
+
+    def caption_pixels(self, pixels: Pixels, decoding: DecodingConfig) -> list[list[Caption]]:
+        """Captions of images that `encoder.preprocess` has readied: uint8 (batch, 3, height, width)."""
+        return self.caption_features(self.encoder.encode(pixels), decoding)
+
+    def _caption_all(
+        self, images: Sequence[ImageInput], decoding: DecodingConfig, *, batch_size: int
+    ) -> Iterator[list[Caption]]:
+        for begin in range(0, len(images), batch_size):
+            chunk = images[begin : begin + batch_size]
+            arrays = [read_image(image, index=begin + offset) for offset, image in enumerate(chunk)]
+            yield from self.caption_features(self.features(arrays), decoding)
+
+
+def load_encoder(trained: EncoderInfo, *, moved_to: str = "", device: str) -> VisionEncoder:
+    """The encoder that a checkpoint was trained with.
+
+    Raises:
+        ConfigError: not there, or not the same weights, preprocessing, layer and precision.
+    """
+    settings = trained.config.model_dump()
+    config = type(trained.config).model_validate({**settings, "name": moved_to or settings["name"]})
+    encoder = VisionEncoder(config, device=device)
+    if encoder.fingerprint != trained.fingerprint:
+        raise ConfigError(
+            f"the encoder at {config.name} is not the one this checkpoint was trained with "
+            f"(fingerprint {encoder.fingerprint[:12]}, it was {trained.fingerprint[:12]}); give that folder"
+        )
+    return encoder
+
+
+def read_image(image: ImageInput, *, index: int = 0) -> Pixels:
+    """Pixels of an image in any form that `CaptionEngine.caption` takes, through `vision.decode_image`.
+
+    Raises:
+        BadImageError: unreadable; names the file, or the image's place in the list.
+    """
+    try:
+        return decode_image(_encoded(image))
+    except FileNotFoundError:
+        raise BadImageError(f"no such file: {image!s}") from None
+    except (BadImageError, OSError) as error:
+        where = os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"image {index}"
+        raise BadImageError(f"{where}: {error}") from None
+
+
+def _encoded(image: ImageInput) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, (str, os.PathLike)):
+        return Path(image).expanduser().read_bytes()
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
+            raise BadImageError(
+                f"an array must be uint8 (height, width, 3), and this is {image.dtype} {image.shape}"
+            )
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise BadImageError(
+            f"an image is a path, bytes, a PIL image or an array, and this is {type(image).__name__}"
+        )
+    buffer = io.BytesIO()
+    plain = image if image.mode in PNG_MODES else image.convert("RGB")
+    plain.save(buffer, "PNG", compress_level=0, exif=image.getexif())
+    return buffer.getvalue()
