@@ -1,8 +1,8 @@
 """The same function as transformers' own GPT-2 with cross-attention, for its `generate()` and its pipelines.
 
 That model normalises no image features and has one head size for both attentions, so the feature norm stays
-outside (`transformers_features`), small heads are padded with zeros and their queries scaled up, and the gate is
-multiplied into the output projection.
+outside (`transformers_features`), small heads are padded with zeros and their queries scaled up, and the gate
+is multiplied into the output projection.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def check_expressible(model: Gpt2Cross) -> None:
     assert isinstance(cross, CrossAttention)
     if cross.heads > sizes.n_head or cross.head_dim > head_dim:
         raise ValueError(
-            f"transformers' GPT-2 has one shape of heads, here {sizes.n_head} of {head_dim}: cross-attention with "
-            f"{cross.heads} heads of {cross.head_dim} does not fit; train with fewer or smaller ones to export"
+            f"transformers' GPT-2 has one shape of heads, here {sizes.n_head} of {head_dim}: cross-attention "
+            f"with {cross.heads} heads of {cross.head_dim} does not fit; train fewer or smaller ones"
         )
     if model.vision_dim > sizes.n_embd:
         raise ValueError(
@@ -94,7 +94,7 @@ def _copy_cross(cross: Any, block: Any) -> None:
     _copy_module(cross.norm, block.ln_cross_attn)
 
     def padded(tensor: Tensor) -> Tensor:
-        """(..., heads * head_dim) -> (..., all heads * wide): zeros inside each head, then whole zero heads."""
+        """(..., heads * head_dim) -> (..., all heads * wide): zeros in each head, then heads of zeros."""
         split = tensor.unflatten(-1, (cross.heads, cross.head_dim))  # type: ignore[no-untyped-call]
         filled = F.pad(split, (0, wide - cross.head_dim, 0, attention.num_heads - cross.heads))
         return filled.flatten(-2)

@@ -30,8 +30,11 @@ def _base_weight(base: Any) -> Tensor:
         transposed: Tensor = base.weight.detach().float()  # (in, out)
         return transposed.T
     if type(base.weight).__name__ in {"Int8Params", "Params4bit"}:
-        from peft.utils.integrations import dequantize_module_weight
+        # Not PEFT's dequantize_module_weight: it re-wraps an 8-bit weight without its scales, and the layer's
+        # next forward fails.
+        from peft.utils.integrations import dequantize_bnb_weight
 
-        return dequantize_module_weight(base).detach().float()  # type: ignore[no-any-return]
+        plain: Tensor = dequantize_bnb_weight(base.weight, state=getattr(base, "state", None))
+        return plain.detach().float()
     weight: Tensor = base.weight.detach().float()
     return weight
