@@ -15,7 +15,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import track
 
-from raycap.config import Frozen
+from raycap.config import ConfigError, Frozen
 from raycap.decoding import DecodingConfig
 from raycap.engine import CaptionEngine, Pixels, Precision, read_image
 from raycap.schema import Caption
@@ -25,12 +25,10 @@ SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", "
 
 
 class CaptionFilesConfig(Frozen):
-    """What to caption, with which checkpoint, and how."""
+    """With which checkpoint to caption, and how."""
 
     checkpoint: str
     """Run folder, RUN/best-metric, RUN/best-loss, RUN/last, or a checkpoint folder."""
-    photos: tuple[str, ...] = Field(min_length=1)
-    """Image files, and folders that are searched for them."""
     decoding: DecodingConfig = DecodingConfig()
     """Only the settings given here replace the checkpoint's own."""
     json_lines: bool = False
@@ -47,13 +45,18 @@ class CaptionFilesConfig(Frozen):
     """Photos that go through the model together."""
 
 
-def caption_files(config: CaptionFilesConfig) -> int:
-    """Print the captions of all photos; returns the exit code, 1 where a photo could not be read.
+def caption_files(photos: Sequence[str], config: CaptionFilesConfig) -> int:
+    """Print the captions of image files and of all images below folders.
+
+    Returns:
+        The exit code: 1 where a photo could not be read.
 
     Raises:
         CheckpointError: absent or damaged.
-        ConfigError: a setting that does not fit the checkpoint or this machine.
+        ConfigError: a setting that does not fit the checkpoint or this machine, or no photo named.
     """
+    if not photos:
+        raise ConfigError("name at least one photo or folder to caption")
     engine = CaptionEngine.load(
         config.checkpoint,
         device=config.device,
@@ -61,13 +64,13 @@ def caption_files(config: CaptionFilesConfig) -> int:
         encoder=config.encoder,
         language_model=config.language_model,
     )
-    return print_captions(engine, config)
+    return print_captions(engine, photos, config)
 
 
-def print_captions(engine: CaptionEngine, config: CaptionFilesConfig) -> int:
+def print_captions(engine: CaptionEngine, photos: Sequence[str], config: CaptionFilesConfig) -> int:
     """`caption_files` with an engine that is already there."""
     decoding = engine.decoding(**config.decoding.model_dump(exclude_unset=True))
-    paths, unreadable = find_photos(config.photos)
+    paths, unreadable = find_photos(photos)
     screen = Console(stderr=True)
     shown = iter(track(paths, "captioning", console=screen, disable=len(paths) <= config.batch_size))
     while chunk := list(islice(shown, config.batch_size)):

@@ -25,7 +25,7 @@ from raycap.config import ConfigError, describe_validation_error
 from raycap.decoding import DecodingConfig
 from raycap.models import CaptionModel
 from raycap.schema import Caption
-from raycap.vision import BadImageError, VisionEncoder, choose_device, decode_image
+from raycap.vision import BadImageError, EncoderConfig, VisionEncoder, choose_device, decode_image
 
 Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Pixels"
@@ -161,8 +161,7 @@ def load_encoder(trained: EncoderInfo, *, moved_to: str = "", device: str) -> Vi
     Raises:
         ConfigError: not there, or not the same weights, preprocessing, layer and precision.
     """
-    settings = trained.config.model_dump()
-    config = type(trained.config).model_validate({**settings, "name": moved_to or settings["name"]})
+    config = moved_encoder(trained.config, moved_to)
     encoder = VisionEncoder(config, device=device)
     if encoder.fingerprint != trained.fingerprint:
         raise ConfigError(
@@ -170,6 +169,11 @@ def load_encoder(trained: EncoderInfo, *, moved_to: str = "", device: str) -> Vi
             f"(fingerprint {encoder.fingerprint[:12]}, it was {trained.fingerprint[:12]}); give that folder"
         )
     return encoder
+
+
+def moved_encoder(config: EncoderConfig, moved_to: str) -> EncoderConfig:
+    """An encoder's settings with the place where it lies now; "" leaves them alone."""
+    return EncoderConfig.model_validate({**config.model_dump(), "name": moved_to or config.name})
 
 
 def read_image(image: ImageInput, *, index: int = 0) -> Pixels:

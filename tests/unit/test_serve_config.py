@@ -1,0 +1,84 @@
+"""serve_config.yaml: every key is one that Serve or raycap knows (Serve itself takes typos in silence)."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from raycap.serve.config import ServeConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+
+
+def test_serve_accepts_the_file(document: dict[str, Any]) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    parsed = ServeDeploySchema.model_validate(document)
+    assert [application.import_path for application in parsed.applications] == ["raycap.serve:build_app"]
+
+
+def test_every_key_is_known(document: dict[str, Any]) -> None:
+    from ray.serve.config import AutoscalingConfig
+    from ray.serve.schema import (
+        DeploymentSchema,
+        HTTPOptionsSchema,
+        LoggingConfig,
+        RayActorOptionsSchema,
+        ServeApplicationSchema,
+        ServeDeploySchema,
+    )
+
+    def check(given: dict[str, Any], schema: Any) -> None:
+        assert set(given) <= set(schema.model_fields), set(given) - set(schema.model_fields)
+
+    check(document, ServeDeploySchema)
+    check(document["http_options"], HTTPOptionsSchema)
+    check(document["logging_config"], LoggingConfig)
+    for application in document["applications"]:
+        check(application, ServeApplicationSchema)
+        for deployment in application["deployments"]:
+            check(deployment, DeploymentSchema)
+            check(deployment.get("autoscaling_config", {}), AutoscalingConfig)
+            check(deployment.get("ray_actor_options", {}), RayActorOptionsSchema)
+
+
+def test_the_file_fits_the_code(document: dict[str, Any]) -> None:
+    from raycap.serve.captioner import CaptionerDeployment
+    from raycap.serve.ingress import Ingress
+
+    (application,) = document["applications"]
+    args = ServeConfig.model_validate(application["args"])
+    deployments = {deployment["name"]: deployment for deployment in application["deployments"]}
+    assert set(deployments) == {CaptionerDeployment.name, Ingress.name}
+    assert deployments["Captioner"]["max_ongoing_requests"] >= args.max_batch_size
+    assert document["http_options"]["request_timeout_s"] > args.timeout_s
+
+
+def test_quickstarts_run_is_the_default_and_the_environment_comes_first(
+    document: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAYCAP_CHECKPOINT", raising=False)
+    args = ServeConfig.model_validate(document["applications"][0]["args"])
+    assert args.resolved_checkpoint() == str(tmp_path / "quickstart/run")
+    monkeypatch.setenv("RAYCAP_CHECKPOINT", "/runs/mine")
+    assert args.resolved_checkpoint() == "/runs/mine"
+
+
+def test_a_typo_in_args_is_refused() -> None:
+    with pytest.raises(ValidationError, match="max_batchsize"):
+        ServeConfig.model_validate({"max_batchsize": 4})
+
+
+def test_serve_sees_the_builders_annotation() -> None:
+    """With postponed annotations Serve passes a raw dict and nothing is validated."""
+    from raycap.serve import build_app
+
+    assert build_app.__annotations__["args"] is ServeConfig
