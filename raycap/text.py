@@ -45,10 +45,7 @@ class CaptionTokenizer:
         """
         from transformers import AutoTokenizer  # slow to import
 
-        if name_or_path.startswith(("/", ".", "~")) and not Path(name_or_path).is_dir():
-            raise ConfigError(
-                f"no such folder: {name_or_path!r}; give a folder with tokenizer.json, or a hub name"
-            )
+        name_or_path = folder_or_hub_name(name_or_path)
         try:
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
         except (OSError, ValueError) as error:
@@ -79,6 +76,20 @@ class CaptionTokenizer:
     def save(self, folder: Path) -> None:
         """Write the files that `load` reads."""
         self.tokenizer.save_pretrained(str(folder))
+
+
+def folder_or_hub_name(name: str) -> str:
+    """The name with ~ expanded; a missing folder is told from a hub name by how it begins.
+
+    Raises:
+        ConfigError: it begins like a path and is not a folder.
+    """
+    if not name.startswith(("/", ".", "~")):
+        return name
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"no such folder: {name}; give a folder that holds the model, or a name on the hub")
+    return str(folder)
 
 
 def pack(captions: list[list[list[int]]], *, start_id: int, end_id: int) -> dict[str, np.ndarray]:

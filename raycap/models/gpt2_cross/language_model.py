@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from raycap.config import ConfigError
 from raycap.models.gpt2_cross.config import Gpt2CrossConfig, LoraConfig
 from raycap.models.gpt2_cross.quantization import quantize, quiet_bitsandbytes
+from raycap.text import folder_or_hub_name
 
 DIGEST_VALUES = 4096  # of each weight, evenly spread
 
@@ -38,7 +38,7 @@ def load_language_model(config: Gpt2CrossConfig) -> tuple[Any, Tensor]:
     """
     from transformers import GPT2LMHeadModel
 
-    name = config.language_model
+    name = folder_or_hub_name(config.language_model)
     settings = _load_settings(name)
     settings.embd_pdrop = settings.resid_pdrop = config.dropout
     settings.attn_pdrop = 0.0
@@ -81,10 +81,6 @@ def _load_settings(name: str) -> Any:
     """The checkpoint's GPT2Config, refused where it describes something else than what is computed here."""
     from transformers import AutoConfig
 
-    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
-        raise ConfigError(
-            f"no such folder: {name!r}; give a folder of a GPT-2-shaped checkpoint, or a hub name"
-        )
     try:
         settings = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
