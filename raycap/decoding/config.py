@@ -1,17 +1,10 @@
-"""Greedy, beam search and sampling over one next-token callable, batched over images.
-
-Knows nothing of any model: a family hands over a Stepper, which keeps whatever state its steps need. Beam search
-selects exactly the tokens that transformers' `generate()` selects (see `decode`).
-"""
+"""Settings of decoding, the same for every family."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from raycap.config import Frozen
 
@@ -38,7 +31,7 @@ class DecodingConfig(Frozen):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Sampling: draw from the fewest tokens whose probability reaches this."""
     repetition_penalty: float = Field(default=1.0, gt=0)
-    """Above 1 makes tokens already in the caption (and the start token) less likely."""
+    """Above 1 makes tokens of the caption so far less likely; the start token too, GPT-2's end token."""
     no_repeat_ngram: int = Field(default=0, ge=0)
     """No run of this many tokens comes twice in a caption; 0 allows all."""
     seed: int = Field(default=0, ge=0)
@@ -51,7 +44,7 @@ class DecodingConfig(Frozen):
             raise ValueError(f"min_tokens={self.min_tokens} must be below max_tokens={self.max_tokens}")
         if not self.sample and self.n > self.beams:
             raise ValueError(
-                f"n={self.n} captions need beams={self.n} at least (got {self.beams}), or sample=true"
+                f"n={self.n} captions need beams={self.n} or sample=true; got beams={self.beams}"
             )
         if not self.sample:
             defaults = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
@@ -64,30 +57,7 @@ class DecodingConfig(Frozen):
                 raise ValueError(f"{', '.join(idle)} has no effect without sample=true")
         return self
 
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """Token ids of a caption, without start and end token, and its score (see `decode`)."""
-
-    token_ids: list[int]
-    score: float
-
-
-class Stepper(Protocol):
-    """One next-token callable over the state of a batch of images."""
-
-    device: torch.device
-
-    def step(self, tokens: Tensor, parents: Tensor | None) -> Tensor:
-        """Logits of the token after `tokens`.
-
-        `tokens` (batch, beams) int64 are the newest tokens; at the first call beams is 1 (the start token), and
-        `parents` is None. Later `parents` (batch, beams) int64 names for each beam the beam of the call before
-        that it continues; None there means that every beam continues itself.
-
-        Returns:
-            (batch, beams, vocab) float32; the caller may overwrite it.
-        """
-
-    def keep(self, images: Tensor) -> None:
-        """Drop from the state all but these images (int64 indices into the current batch, ascending)."""
+    @property
+    def penalises(self) -> bool:
+        """Whether earlier tokens change the scores of later ones."""
+        return self.repetition_penalty != 1.0 or self.no_repeat_ngram > 0
