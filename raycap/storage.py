@@ -94,6 +94,16 @@ def list_names(path: str) -> list[str]:
     return sorted(info.base_name for info in fs.get_file_info(selector))
 
 
+def list_files(path: str) -> dict[str, int]:
+    """Bytes of every file below a folder, by its path there, sorted; empty where the folder is absent."""
+    fs, inner = filesystem(path)
+    found = fs.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
+    files = [info for info in found if info.type == pafs.FileType.File]
+    return {
+        info.path[len(inner) :].strip("/"): info.size for info in sorted(files, key=lambda info: info.path)
+    }
+
+
 def read_bytes(path: str) -> bytes:
     """Contents of a file.
 

@@ -1,0 +1,301 @@
+"""`raycap prepare`: raw images and captions -> Parquet rows by split, whole or absent.
+
+The driver lists the source into plans, one a shard; Ray Data tasks make a shard each and tell what became of
+its records; then images that stand in two splits are dropped and the folder is published, its manifest last.
+Importing this loads neither Ray nor torch, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import Field, model_validator
+
+from raycap import __version__, storage
+from raycap.config import ConfigError, DataConfig, Frozen
+from raycap.data.progress import progress
+from raycap.data.workspace import KIND, MANIFEST, find_finished, workspace
+from raycap.datasets import RawRecord, SourceConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from raycap.data.outcome import Outcome, Shard
+
+FORMAT = 1  # raise it when the same request would give other rows
+REJECTED = "rejected.jsonl"
+PLANS = "plan"
+
+
+class PrepareOptions(Frozen):
+    """How rows are made, whatever the source."""
+
+    short_side: int = Field(default=0, ge=0)
+    """Reduce larger images to this short side in pixels; 0 keeps every image as it is."""
+    max_bad_share: float = Field(default=0.05, ge=0, le=1)
+    """Fail when more than this share of the images, or of the captions, cannot be used."""
+    max_caption_characters: int = Field(default=1000, ge=1)
+    """Longer captions are left out."""
+    rows_per_shard: int = Field(default=512, ge=1)
+    """Images in a Parquet file; a task makes one file."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the split by image, for sources that have no split."""
+    val_share: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the images to validate on, for sources that have no split."""
+    test_share: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the images to test on, for sources that have no split."""
+    overwrite: bool = False
+    """Replace rows that were prepared with other settings."""
+
+    @model_validator(mode="after")
+    def _leave_some_to_train(self) -> Self:
+        if self.val_share + self.test_share >= 1:
+            raise ValueError(
+                f"val_share {self.val_share} and test_share {self.test_share} leave nothing to train on"
+            )
+        return self
+
+
+class PrepareConfig(Frozen):
+    """Everything `raycap prepare` needs."""
+
+    source: SourceConfig
+    data: DataConfig
+    prepare: PrepareOptions = PrepareOptions()
+
+
+class BadDataError(ValueError):
+    """Too much of the source cannot be used."""
+
+
+def prepare(config: PrepareConfig) -> str:
+    """Write the rows of a source, and return their folder; at once where they are already there.
+
+    Raises:
+        ConfigError: files of the source are missing, or the folder holds something else.
+        BadDataError: more than `max_bad_share` of the images or captions cannot be used.
+    """
+    path = storage.absolute(config.data.path)
+    request = describe_request(config)
+    if finished := find_finished(path, request, overwrite=config.prepare.overwrite):
+        check_share(finished["read"], finished["rejected"], limit=config.prepare.max_bad_share)
+        say(f"{path} is already prepared: {describe_counts(finished)}")
+        return path
+    with workspace(path) as work:
+        outcome = make_shards(config, work, write_plans(config, work))
+        drop_duplicates(outcome, work)
+        manifest = describe(outcome, work, request)
+        check_share(manifest["read"], manifest["rejected"], limit=config.prepare.max_bad_share)
+        storage.remove(storage.join(work, PLANS))
+        storage.write_bytes(storage.join(work, REJECTED), outcome.rejected_lines().encode())
+        storage.write_json(storage.join(work, MANIFEST), manifest)
+    say(f"prepared {describe_counts(manifest)} in {path}")
+    say_rejected(manifest["rejected"], path)
+    return path
+
+
+def describe_request(config: PrepareConfig) -> dict[str, Any]:
+    """What the rows follow from: another request on a finished folder is an error."""
+    options = config.prepare.model_dump(mode="json", exclude={"overwrite", "max_bad_share"})
+    return {
+        "format": FORMAT,
+        "source": config.source.model_dump(mode="json"),
+        "data": {"limit": config.data.limit},
+        "prepare": options,
+    }
+
+
+def write_plans(config: PrepareConfig, work: str) -> list[Shard]:
+    """List the source into one file of records a shard; no more than one shard of a split is held."""
+    from raycap.data.outcome import Shard, plan_path
+    from raycap.data.shards import write_plan
+
+    options = config.prepare
+    waiting: dict[str, list[RawRecord]] = defaultdict(list)
+    taken: Counter[str] = Counter()
+    shards: list[Shard] = []
+
+    def flush(split: str) -> None:
+        number = sum(shard.split == split for shard in shards)
+        shards.append(Shard(split, f"part-{number:05d}", len(waiting[split])))
+        write_plan(plan_path(work, shards[-1]), waiting.pop(split))
+
+    for record in with_split(config.source.records(), options):
+        if 0 < config.data.limit <= taken[record.split]:
+            continue
+        taken[record.split] += 1
+        waiting[record.split].append(record)
+        if len(waiting[record.split]) == options.rows_per_shard:
+            flush(record.split)
+    for split in [split for split, records in waiting.items() if records]:
+        flush(split)
+    if not shards:
+        raise ConfigError(f"the source lists no images: {config.source!r}")
+    return shards
+
+
+def with_split(records: Iterable[RawRecord], options: PrepareOptions) -> Iterator[RawRecord]:
+    """Records that all have a split; one that has none gets it from its image id and the seed alone."""
+    for record in records:
+        yield record if record.split else record._replace(split=seeded_split(record.image_id, options))
+
+
+def seeded_split(image_id: str, options: PrepareOptions) -> str:
+    """Split of an image whose source has none."""
+    digest = hashlib.blake2b(f"{options.seed}:{image_id}".encode(errors="replace"), digest_size=8).digest()
+    share = int.from_bytes(digest, "big") / 2**64
+    if share < options.test_share:
+        return "test"
+    return "val" if share < options.test_share + options.val_share else "train"
+
+
+def make_shards(config: PrepareConfig, work: str, shards: list[Shard]) -> Outcome:
+    """Make every planned shard, in Ray Data tasks of one shard each.
+
+    Raises:
+        BadDataError: so many images are bad already that no more need to be read.
+    """
+    import ray.data
+
+    from raycap.data.outcome import Outcome
+
+    settings = config.model_dump(mode="json")
+    dataset = ray.data.range(len(shards), override_num_blocks=len(shards)).map_batches(
+        make_shard_batch,
+        batch_size=None,
+        fn_kwargs={"settings": settings, "work": work, "shards": shards},
+    )
+    outcome = Outcome(shards)
+    with progress("preparing images", total=outcome.planned) as advance:
+        for results in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            advance(outcome.add(results))
+            read = {"images": outcome.planned}
+            check_share(read, outcome.rejected_counts(), limit=config.prepare.max_bad_share, stopped=True)
+    return outcome
+
+
+def make_shard_batch(
+    batch: Mapping[str, np.ndarray[Any, Any]], *, settings: dict[str, Any], work: str, shards: list[Shard]
+) -> Iterator[pa.Table]:
+    """A task: make the shards whose numbers are in the batch."""
+    from raycap.data.outcome import plan_path, shard_path
+    from raycap.data.shards import make_shard
+
+    config = PrepareConfig.model_validate(settings)
+    for number in batch["id"].tolist():
+        yield make_shard(
+            plan_path(work, shards[number]),
+            shard_path(work, shards[number]),
+            shard=number,
+            source=config.source,
+            short_side=config.prepare.short_side,
+            max_characters=config.prepare.max_caption_characters,
+        )
+
+
+def drop_duplicates(outcome: Outcome, work: str) -> None:
+    """Write the shards that hold images of another split anew without them, in Ray Data tasks."""
+    import ray.data
+
+    from raycap.data.outcome import shard_path
+
+    dropped = outcome.duplicates(work)
+    if not dropped:
+        return
+    items = [{"shard": shard, "rows": json.dumps(rows)} for shard, rows in dropped.items()]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        drop_batch, batch_size=None, fn_kwargs={"work": work, "shards": outcome.shards}
+    )
+    with progress("dropping images of two splits", total=sum(map(len, dropped.values()))) as advance:
+        for results in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            advance(outcome.remove(results))
+    for shard in dropped:  # only now, so that a task that is run again finds what it needs
+        storage.remove(shard_path(work, outcome.shards[shard]))
+
+
+def drop_batch(
+    batch: Mapping[str, np.ndarray[Any, Any]], *, work: str, shards: list[Shard]
+) -> Iterator[pa.Table]:
+    """A task: write the shards in the batch without the rows that are to be dropped."""
+    from raycap.data.outcome import shard_path
+    from raycap.data.shards import drop_rows
+
+    for number, rows in zip(batch["shard"].tolist(), batch["rows"].tolist(), strict=True):
+        yield drop_rows(
+            shard_path(work, shards[number]),
+            shard_path(work, shards[number], suffix="-unique"),
+            dropped={int(row): tuple(why) for row, why in json.loads(rows).items()},
+            shard=number,
+        )
+
+
+def check_share(
+    read: Mapping[str, int], rejected: Mapping[str, Any], *, limit: float, stopped: bool = False
+) -> None:
+    """See that the source is good enough.
+
+    Raises:
+        BadDataError: more than `limit` of the images, or of the captions, cannot be used.
+    """
+    for what, count in read.items():
+        if rejected[what] > limit * count:
+            reasons = ", ".join(f"{number:,} {reason}" for reason, number in rejected["reasons"].items())
+            raise BadDataError(
+                f"{rejected[what]:,} of {count:,} {what} cannot be used"
+                f"{' (stopped there)' if stopped else ''}, over prepare.max_bad_share {limit:g}: {reasons}; "
+                f"for example {rejected['example']}. Nothing was written"
+            )
+
+
+def describe(outcome: Outcome, work: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of finished rows."""
+    from raycap.schema import SPLITS
+
+    rejected = outcome.rejected_counts()
+    files = storage.list_files(work)
+    return {
+        "kind": KIND,
+        "version": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fingerprint": outcome.fingerprint,
+        "source": request["source"],
+        "counts": {split: outcome.images[split] for split in SPLITS},
+        "captions": {split: outcome.captions[split] for split in SPLITS},
+        "read": {
+            "images": outcome.planned,
+            "captions": outcome.captions.total() + rejected["captions"],
+        },
+        "rejected": rejected,
+        "files": {name: size for name, size in files.items() if name.endswith(".parquet")},
+        "request": request,
+    }
+
+
+def describe_counts(manifest: Mapping[str, Any]) -> str:
+    """`2,400 images with 12,000 captions (train 2,000, val 200, test 200)`."""
+    images, captions = sum(manifest["counts"].values()), sum(manifest["captions"].values())
+    by_split = ", ".join(f"{split} {number:,}" for split, number in manifest["counts"].items())
+    return f"{images:,} images with {captions:,} captions ({by_split})"
+
+
+def say_rejected(rejected: Mapping[str, Any], path: str) -> None:
+    """Sum up what was left out."""
+    if rejected["reasons"]:
+        say(
+            f"left out {rejected['images']:,} images and {rejected['captions']:,} captions, listed in "
+            f"{storage.join(path, REJECTED)}:"
+        )
+    for reason, number in rejected["reasons"].items():
+        say(f"{number:>8,}  {reason}")
+
+
+def say(line: str) -> None:
+    """A line for the reader; stdout is kept for results."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201

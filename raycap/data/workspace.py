@@ -1,0 +1,143 @@
+"""Where rows are written until they are whole, and how a folder that is whole is known again.
+
+On a local disk everything is written to a folder aside that is renamed at the end. Elsewhere there is no
+renaming: rows are written in place, and the folder counts as whole once its manifest, written last, is there.
+Either way an interrupted run leaves nothing that reads as whole, and the next run clears what it left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from raycap import storage
+from raycap.config import ConfigError
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+KIND = "raycap rows"
+MARKER = "preparing.json"  # says, where writing happens in place, that the folder is ours
+LOCK = ".lock"
+
+
+@contextmanager
+def workspace(path: str) -> Iterator[str]:
+    """A folder to write rows and their manifest into; it becomes `path` when the block ends without an error.
+
+    Raises:
+        ConfigError: another process is writing to the same path.
+    """
+    with _aside(path) if storage.is_local(path) else _in_place(path) as work:
+        yield work
+
+
+@contextmanager
+def _aside(path: str) -> Iterator[str]:
+    target = Path(storage.filesystem(path)[1])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(target)
+    work = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.preparing")
+    work.mkdir()
+    try:
+        with open(work / LOCK, "w") as lock:  # released by the system when this process ends, however it ends
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield str(work)
+        (work / LOCK).unlink()
+        storage.publish_folder(work, path, last=MANIFEST)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _clear_leftovers(target: Path) -> None:
+    for folder in target.parent.glob(f".{target.name}.*.preparing"):
+        if not (folder / LOCK).exists():  # another process is making it just now
+            continue
+        with open(folder / LOCK) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"another process is preparing {target}; wait for it, or give another data.path"
+                ) from None
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _in_place(path: str) -> Iterator[str]:
+    storage.remove(storage.join(path, MANIFEST))  # first: from here on nothing reads as whole
+    storage.remove(path)
+    storage.write_json(storage.join(path, MARKER), {"kind": KIND})
+    try:
+        yield path
+    except BaseException:
+        storage.remove(storage.join(path, MANIFEST))
+        storage.remove(path)
+        raise
+    storage.remove(storage.join(path, MARKER))
+
+
+def find_finished(path: str, request: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
+    """The manifest of a folder that answers a request already, or None where rows are to be written.
+
+    Raises:
+        ConfigError: the folder holds rows of another request, or anything else.
+    """
+    names = storage.list_names(path)
+    if not names or (MARKER in names and MANIFEST not in names):
+        return None
+    manifest = _read_manifest(path)
+    if manifest is None:
+        raise ConfigError(
+            f"{path} holds other files ({', '.join(names[:5])}); give a data.path that is new, or empty"
+        )
+    if differing := differences(manifest["request"], request):
+        if overwrite:
+            return None
+        raise ConfigError(
+            f"{path} holds rows prepared with other settings ({'; '.join(differing)}); "
+            "give another data.path, or --prepare.overwrite to replace them"
+        )
+    if damaged := _damaged_file(path, manifest):
+        log.warning("%s: %s is missing or cut short; preparing again", path, damaged)
+        return None
+    return manifest
+
+
+def _read_manifest(path: str) -> dict[str, Any] | None:
+    try:
+        manifest = storage.read_json(storage.join(path, MANIFEST))
+    except (FileNotFoundError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and manifest.get("kind") == KIND else None
+
+
+def _damaged_file(path: str, manifest: Mapping[str, Any]) -> str:
+    """First file of a manifest that is not there at its size, or ""."""
+    sizes = storage.list_files(path)
+    return next((name for name, size in manifest["files"].items() if sizes.get(name) != size), "")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Settings that differ: `prepare.seed was 0, is 1`."""
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    return [
+        f"{name} was {before.get(name, 'absent')}, is {after.get(name, 'absent')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _flatten(item, f"{prefix}{name}.")
+        else:
+            yield prefix + name, json.dumps(item)
