@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import pyarrow as pa
-from torch import Tensor
+
+if TYPE_CHECKING:  # a task that only reads rows, and `--help`, need not wait for torch
+    from torch import Tensor
 
 SPLITS = ("train", "val", "test")
 IGNORE_INDEX = -100  # label of a position that has no loss (torch's cross_entropy default)

@@ -4,9 +4,25 @@ Featurizing, evaluating and serving all go through these, so an image gives the 
 Knows nothing of captions, of Ray, or of where rows are stored.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 from raycap.vision.decode import BadImageError, decode_image
-from raycap.vision.encoder import EncoderConfig, VisionEncoder, choose_device, encoder_fingerprint
-from raycap.vision.preprocess import Preprocessor
+
+if TYPE_CHECKING:
+    from raycap.vision.encoder import EncoderConfig, VisionEncoder, choose_device, encoder_fingerprint
+    from raycap.vision.preprocess import Preprocessor
+
+# Imported when first asked for: decoding alone, as in every task of `prepare`, does without torch.
+LAZY = {
+    "EncoderConfig": "encoder",
+    "VisionEncoder": "encoder",
+    "choose_device": "encoder",
+    "encoder_fingerprint": "encoder",
+    "Preprocessor": "preprocess",
+}
 
 __all__ = [
     "BadImageError",
@@ -17,3 +33,9 @@ __all__ = [
     "decode_image",
     "encoder_fingerprint",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{LAZY[name]}"), name)
