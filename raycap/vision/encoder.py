@@ -182,8 +182,9 @@ class VisionEncoder:
     @torch.no_grad()
     def encode(self, pixels: np.ndarray[Any, Any] | Tensor) -> Tensor:
         """Preprocessed images uint8 (batch, 3, height, width) -> float16 (batch, patches, vision_dim)."""
-        images = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
-        normalised = images.to(self.device, non_blocking=True).float().mul_(self._scale).add_(self._shift)
+        if isinstance(pixels, np.ndarray):  # a block of Ray's store is read-only, which torch cannot share
+            pixels = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+        normalised = pixels.to(self.device, non_blocking=True).float().mul_(self._scale).add_(self._shift)
         deep = self.config.layer != -1
         outputs = self.model(pixel_values=normalised.to(self.dtype), output_hidden_states=deep)
         states: Tensor = self._hidden_state(outputs) if deep else outputs.last_hidden_state

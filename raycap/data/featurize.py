@@ -1,0 +1,347 @@
+"""`raycap featurize`: every prepared image goes through the frozen encoder once, and its features are kept.
+
+The folder is keyed by all that features depend on, so the same request finds them, and another never does.
+The work is cut into chunks of rows, one file each, written whole or not at all; an interrupted run goes on
+with the chunks that have no file yet. Ray is imported inside functions: a command sets its environment first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+import raycap
+from raycap import storage
+from raycap.config import ConfigError, DataConfig, Frozen
+from raycap.data import usable_cores
+from raycap.data.chunks import Chunk, list_chunks
+from raycap.data.manifest import (
+    MANIFEST,
+    FeatureFile,
+    FeatureManifest,
+    read_data_manifest,
+    read_feature_manifest,
+)
+from raycap.data.progress import progress
+from raycap.schema import SPLITS
+from raycap.vision import EncoderConfig, Preprocessor, VisionEncoder, choose_device, encoder_fingerprint
+from raycap.vision.encoder import find_model
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+log = logging.getLogger(__name__)
+
+LAYOUT = (
+    1  # of the feature files; part of the key, so that an interrupted run never goes on in another layout
+)
+CHUNK_PIXEL_BYTES = 32 << 20  # features of a chunk are up to four times its pixels
+CHUNK_ROWS = 256  # at most
+
+
+class FeaturizeOptions(Frozen):
+    """How and where features are made."""
+
+    output: str = "features"
+    """Folder (or URI) under which feature folders lie, one for each data, encoder and limit."""
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    """What encoders compute on; auto takes GPUs where the cluster has them now, else this machine's own."""
+    batch_size: int = Field(default=32, ge=1)
+    """Images an encoder takes at a time."""
+    num_encoders: int = Field(default=1, ge=1)
+    """Encoders side by side, each an actor with the model loaded."""
+    gpus_per_encoder: float = Field(default=1.0, gt=0)
+    """GPUs, or a part of one, that an encoder on CUDA reserves."""
+    cpus_per_encoder: int = Field(default=0, ge=0)
+    """CPUs an encoder reserves and computes with; 0: one on a GPU, else this machine's cores shared out."""
+
+
+class FeaturizeConfig(Frozen):
+    """Everything features depend on, and how they are made."""
+
+    data: DataConfig
+    encoder: EncoderConfig
+    featurize: FeaturizeOptions = FeaturizeOptions()
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """What a model needs to know of the encoder whose features it reads."""
+
+    fingerprint: str
+    patches: int
+    vision_dim: int
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where encoders run and what they reserve."""
+
+    device: str
+    num_encoders: int
+    gpus: float
+    cpus: int
+
+
+def featurize(config: FeaturizeConfig) -> str:
+    """Make the features that `config` asks for, or what is missing of them, and give their folder.
+
+    Raises:
+        ConfigError: no prepared data, no such encoder, or a device this cluster does not have.
+        ValueError: an image that cannot be read, named.
+    """
+    fingerprint = encoder_fingerprint(config.encoder)
+    folder = features_folder(config, fingerprint=fingerprint)
+    if read_feature_manifest(folder) is not None:
+        log.info("features are already made: %s", folder)
+        return folder
+    preprocess = Preprocessor.load(find_model(config.encoder.name, config.encoder.revision))
+    work = plan(config, folder, chunk_rows=chunk_rows_of(preprocess))
+    left = [item for item in work if not item.done]
+    if len(left) < len(work):
+        log.info("going on with %d of %d files: %s", len(left), len(work), folder)
+    resources = choose_resources(config.featurize)
+    shapes = set()
+    with progress("featurize", total=sum(item.chunk.rows for item in left)) as advance:
+        for made in run_graph(left, config, preprocess, fingerprint=fingerprint, resources=resources):
+            shapes.add((made["patches"], made["vision_dim"]))
+            advance(made["rows"])
+    publish(config, folder, work, facts=facts_of(work, shapes, fingerprint))
+    return folder
+
+
+def features_folder(config: FeaturizeConfig, *, fingerprint: str = "") -> str:
+    """Where the features that `config` asks for lie, or would.
+
+    Raises:
+        ConfigError: no prepared data, no such encoder.
+    """
+    parts = {
+        "layout": LAYOUT,
+        "data": read_data_manifest(config.data.path).fingerprint,
+        "encoder": fingerprint or encoder_fingerprint(config.encoder),
+        "limit": config.data.limit,
+    }
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+    return storage.join(storage.absolute(config.featurize.output), key)
+
+
+def encoder_facts(config: FeaturizeConfig) -> EncoderFacts:
+    """Fingerprint and shape of the features: from their manifest, else from the encoder itself, loaded once.
+
+    Raises:
+        ConfigError: no prepared data, no such encoder.
+    """
+    fingerprint = encoder_fingerprint(config.encoder)
+    manifest = read_feature_manifest(features_folder(config, fingerprint=fingerprint))
+    if manifest is not None:
+        return EncoderFacts(fingerprint, manifest.patches, manifest.vision_dim)
+    encoder = VisionEncoder(config.encoder, device="cpu")
+    return EncoderFacts(fingerprint, encoder.patches, encoder.vision_dim)
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """One chunk of prepared rows and the feature file it becomes."""
+
+    split: str
+    chunk: Chunk
+    file: str
+    done: bool
+
+
+def plan(config: FeaturizeConfig, folder: str, *, chunk_rows: int) -> list[WorkItem]:
+    """All chunks of all splits, in order, with what is already there.
+
+    Raises:
+        ConfigError: the prepared rows are not those their manifest counts.
+    """
+    path, limit = storage.absolute(config.data.path), config.data.limit
+    counts = read_data_manifest(path).counts
+    items = []
+    for split in SPLITS:
+        chunks = list_chunks(storage.join(path, split), max_rows=chunk_rows, limit=limit)
+        expected, found = counts.get(split, 0), sum(chunk.rows for chunk in chunks)
+        if found != (min(expected, limit) if limit else expected):
+            raise ConfigError(
+                f"{path} counts {expected} images of {split} and its files hold {found}; "
+                "run `raycap prepare` again"
+            )
+        there = set(storage.list_names(storage.join(folder, split)))
+        for index, chunk in enumerate(chunks):
+            name = f"part-{index:05d}.parquet"
+            items.append(WorkItem(split, chunk, storage.join(folder, split, name), done=name in there))
+    return items
+
+
+def chunk_rows_of(preprocess: Preprocessor) -> int:
+    """Rows of a chunk, by what their pixels take in memory."""
+    height, width = preprocess.output_size
+    rows = CHUNK_PIXEL_BYTES // (3 * height * width)
+    return max(1, min(CHUNK_ROWS, rows // 32 * 32 or rows))
+
+
+def choose_resources(options: FeaturizeOptions) -> Resources:
+    """Device and reservations of the encoders on the cluster as it is.
+
+    Raises:
+        ConfigError: asked for a device that is not there.
+    """
+    import ray
+
+    total = ray.cluster_resources()
+    device: str = options.device
+    if device == "auto":
+        device = "cuda" if total.get("GPU", 0) >= options.gpus_per_encoder else choose_device("auto")
+    if device == "cuda":
+        return Resources(
+            "cuda", options.num_encoders, options.gpus_per_encoder, options.cpus_per_encoder or 1
+        )
+    cpus = int(total.get("CPU", 1))
+    share = min(usable_cores(), max(1, cpus - 1)) // options.num_encoders  # a CPU stays free to decode
+    wanted = options.cpus_per_encoder or max(1, share)
+    if wanted * options.num_encoders >= cpus:
+        raise ConfigError(
+            f"{options.num_encoders} encoders of {wanted} CPUs leave none of the cluster's {cpus} to decode; "
+            "lower featurize.num_encoders or featurize.cpus_per_encoder"
+        )
+    return Resources(device, options.num_encoders, 0.0, wanted)
+
+
+def run_graph(
+    work: list[WorkItem],
+    config: FeaturizeConfig,
+    preprocess: Preprocessor,
+    *,
+    fingerprint: str,
+    resources: Resources,
+) -> Iterator[dict[str, Any]]:
+    """Decode, encode and write; gives what was written, chunk by chunk, as each is done.
+
+    Raises:
+        ValueError: an image that cannot be read, named.
+    """
+    if not work:
+        return
+    from ray.exceptions import RayTaskError
+
+    from raycap.data.stages import chunk_name, write_chunk
+
+    names = {chunk_name(item.chunk): item.file for item in work}
+    features = feature_graph(
+        [item.chunk for item in work],
+        config,
+        preprocess,
+        fingerprint=fingerprint,
+        resources=resources,
+        names=names,
+    )
+    written = features.map_batches(write_chunk, batch_size=None, batch_format="pyarrow")
+    try:
+        for batch in written.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from batch.to_pylist()
+    except RayTaskError as error:
+        if isinstance(error.cause, ValueError):
+            raise ValueError(str(error.cause)) from None
+        raise
+
+
+def feature_graph(
+    chunks: list[Chunk],
+    config: FeaturizeConfig,
+    preprocess: Preprocessor,
+    *,
+    fingerprint: str,
+    resources: Resources,
+    names: dict[str, str],
+    skip: frozenset[int] = frozenset(),
+    shuffle_seed: int | None = None,
+) -> Dataset:
+    """The streaming graph from prepared chunks to features: CPU tasks decode, a pool of actors encodes."""
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
+    from raycap.data.chunks import chunk_rows
+    from raycap.data.stages import EncodeChunk, decode_chunk
+
+    context = ray.data.DataContext.get_current().copy()
+    context.target_max_block_size = None  # a chunk stays one block from end to end
+    with ray.data.DataContext.current(context):
+        pixels = chunk_rows(
+            chunks,
+            decode_chunk,
+            shuffle_seed=shuffle_seed,
+            num_cpus=1,
+            # No limit but the chunks; a number unlike num_encoders keeps Ray from fusing the two stages.
+            tasks=max(1, len(chunks) - (len(chunks) == resources.num_encoders)),
+            preprocess=preprocess,
+            names=names,
+            skip=skip,
+        )
+        return pixels.map_batches(
+            EncodeChunk,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus or None,
+            compute=ActorPoolStrategy(size=resources.num_encoders),
+            fn_constructor_kwargs={
+                "encoder": located(config.encoder).model_dump(mode="json"),
+                "fingerprint": fingerprint,
+                "device": resources.device,
+                "batch_size": config.featurize.batch_size,
+                "threads": resources.cpus,
+            },
+        )
+
+
+def located(encoder: EncoderConfig) -> EncoderConfig:
+    """The same encoder with a local folder made absolute: workers have another working directory."""
+    folder = Path(encoder.name).expanduser()
+    name = str(folder.absolute()) if folder.is_dir() else encoder.name
+    return EncoderConfig.model_validate({**encoder.model_dump(), "name": name})
+
+
+def facts_of(work: list[WorkItem], shapes: set[tuple[int, int]], fingerprint: str) -> EncoderFacts:
+    """Shape of the features, read from a file where this run made none.
+
+    Raises:
+        ConfigError: no images at all.
+    """
+    if not work:
+        raise ConfigError("there are no prepared images to encode")
+    if not shapes:
+        from raycap.data.chunks import read_chunk, row_groups
+        from raycap.data.stages import tensor_column
+
+        first = Chunk(work[0].file, 0, 0, 0, row_groups(work[0].file)[0], 0)
+        shapes = {tensor_column(read_chunk(first, columns=["features"]), "features").shape[1:]}
+    ((patches, vision_dim),) = shapes
+    return EncoderFacts(fingerprint, patches, vision_dim)
+
+
+def publish(config: FeaturizeConfig, folder: str, work: list[WorkItem], *, facts: EncoderFacts) -> None:
+    """Write the manifest, which makes the folder whole."""
+    files: dict[str, list[FeatureFile]] = {split: [] for split in SPLITS}
+    for item in work:
+        files[item.split].append(FeatureFile(name=item.file.rsplit("/", 1)[1], rows=item.chunk.rows))
+    manifest = FeatureManifest(
+        raycap=raycap.__version__,
+        data=storage.absolute(config.data.path),
+        data_fingerprint=read_data_manifest(config.data.path).fingerprint,
+        limit=config.data.limit,
+        encoder=located(config.encoder).model_dump(mode="json"),
+        encoder_fingerprint=facts.fingerprint,
+        patches=facts.patches,
+        vision_dim=facts.vision_dim,
+        counts={split: sum(file.rows for file in entries) for split, entries in files.items()},
+        files=files,
+    )
+    storage.write_json(storage.join(folder, MANIFEST), manifest.model_dump(mode="json"))

@@ -1,0 +1,315 @@
+"""What training and evaluation read: prepared rows, features (kept or made on the way), batches of them.
+
+Imports Ray: import this after `raycap.data.start_ray` has set its environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import ray.train
+import torch
+from ray.data.collate_fn import NumpyBatchCollateFn
+
+from raycap import storage
+from raycap.config import ConfigError, DataConfig
+from raycap.data.chunks import Chunk, chunk_rows, list_chunks, read_chunk, the_chunk
+from raycap.data.featurize import (
+    FeaturizeConfig,
+    FeaturizeOptions,
+    choose_resources,
+    chunk_rows_of,
+    feature_graph,
+    features_folder,
+)
+from raycap.data.manifest import read_data_manifest, read_feature_manifest
+from raycap.data.stages import ROWS_PER_GROUP
+from raycap.schema import CaptionBatch, image_key
+from raycap.text import CaptionTokenizer, pack
+from raycap.vision import EncoderConfig, Preprocessor, encoder_fingerprint
+from raycap.vision.encoder import find_model
+
+if TYPE_CHECKING:
+    from ray.data import DataIterator, Dataset
+
+Cache = Literal["object_store", "disk", "none"]
+read_manifest = read_data_manifest
+ROWS_PER_READ = 128  # of prepared rows
+FEATURE_COLUMNS = ("image_id", "split", "features", "captions")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What people wrote about an image."""
+
+    image_id: str
+    captions: list[str]
+
+
+def open_rows(path: str, split: str, *, columns: Sequence[str] | None = None, limit: int = 0) -> Dataset:
+    """Prepared rows of a split, in order: ImageRow, or the columns asked for.
+
+    Raises:
+        ConfigError: no prepared rows there, or none of that split.
+    """
+    chunks = split_chunks(path, split, limit=limit, max_rows=ROWS_PER_READ)
+    with in_order():
+        return chunk_rows(chunks, read_rows, columns=None if columns is None else list(columns))
+
+
+def read_references(path: str, split: str, *, limit: int = 0) -> dict[int, Reference]:
+    """The captions of a split's images by image_key, in order.
+
+    Raises:
+        ConfigError: no prepared rows there, or none of that split.
+    """
+    found: dict[int, Reference] = {}
+    for chunk in split_chunks(path, split, limit=limit, max_rows=1 << 30):
+        for row in read_chunk(chunk, columns=["image_id", "captions"]).to_pylist():
+            found[image_key(row["image_id"])] = Reference(row["image_id"], row["captions"])
+    return found
+
+
+def split_chunks(path: str, split: str, *, limit: int, max_rows: int) -> list[Chunk]:
+    """Chunks of a split's prepared rows.
+
+    Raises:
+        ConfigError: no finished rows there, or none of that split.
+    """
+    counts = read_data_manifest(path).counts
+    if not counts.get(split):
+        known = ", ".join(name for name, count in counts.items() if count) or "none"
+        raise ConfigError(f"no images of split {split!r} at {path}; splits with images: {known}")
+    return list_chunks(storage.join(storage.absolute(path), split), max_rows=max_rows, limit=limit)
+
+
+def training_rows(
+    split: str,
+    *,
+    data: DataConfig,
+    encoder: EncoderConfig,
+    featurize: FeaturizeOptions,
+    cache: Cache,
+    shuffle_seed: int | None = None,
+    skip: Collection[int] = (),
+) -> Dataset:
+    """Rows of features and captions (FeatureRow) in small blocks.
+
+    Args:
+        split: to read.
+        data: prepared rows.
+        encoder: whose features.
+        featurize: where they are kept, and how they are made.
+        cache: object_store holds them in Ray's memory from now on; disk reads the feature files at each pass; none
+            decodes and encodes at each pass, in one streaming graph.
+        shuffle_seed: another order of the blocks at each pass; None keeps that of the data.
+        skip: image keys to leave out, before they are decoded.
+
+    Raises:
+        ConfigError: no such data or encoder, or features that are not made yet.
+    """
+    config = FeaturizeConfig(data=data, encoder=encoder, featurize=featurize)
+    if cache == "none":
+        return streamed_features(config, split, shuffle_seed=shuffle_seed, skip=frozenset(skip))
+    with in_order():
+        rows = chunk_rows(
+            feature_chunks(config, split),
+            read_rows,
+            shuffle_seed=shuffle_seed if cache == "disk" else None,
+            columns=list(FEATURE_COLUMNS),
+            skip=sorted(skip),
+        )
+        if cache == "disk":
+            return rows
+        return shuffled_blocks(rows.materialize(), seed=shuffle_seed)
+
+
+def shuffled_blocks(dataset: Dataset, *, seed: int | None) -> Dataset:
+    """A materialised dataset that gives its blocks in another order at each pass."""
+    if seed is None:
+        return dataset
+    return dataset.randomize_block_order(seed=ray.data.RandomSeedConfig(seed, reseed_after_execution=True))
+
+
+def streamed_features(
+    config: FeaturizeConfig, split: str, *, shuffle_seed: int | None, skip: frozenset[int]
+) -> Dataset:
+    """Decode -> encode as a graph that runs anew at each pass."""
+    preprocess = Preprocessor.load(find_model(config.encoder.name, config.encoder.revision))
+    rows = min(ROWS_PER_GROUP, chunk_rows_of(preprocess))
+    with in_order():
+        return feature_graph(
+            split_chunks(config.data.path, split, limit=config.data.limit, max_rows=rows),
+            config,
+            preprocess,
+            fingerprint=encoder_fingerprint(config.encoder),
+            resources=choose_resources(config.featurize),
+            names={},
+            skip=skip,
+            shuffle_seed=shuffle_seed,
+        )
+
+
+def feature_chunks(config: FeaturizeConfig, split: str) -> list[Chunk]:
+    """The row groups of a split's feature files, from the manifest alone.
+
+    Raises:
+        ConfigError: the features are not made yet, or have no image of that split.
+    """
+    folder = features_folder(config)
+    manifest = read_feature_manifest(folder)
+    if manifest is None:
+        raise ConfigError(f"no features at {folder}; run `raycap featurize` with the same settings first")
+    chunks = [
+        Chunk(
+            storage.join(folder, split, file.name),
+            start // ROWS_PER_GROUP,
+            start // ROWS_PER_GROUP,
+            0,
+            rows,
+            start,
+        )
+        for file in manifest.files.get(split, [])
+        for start in range(0, file.rows, ROWS_PER_GROUP)
+        for rows in [min(ROWS_PER_GROUP, file.rows - start)]
+    ]
+    if not chunks:
+        raise ConfigError(f"no features of split {split!r} at {folder}: the prepared data has no such images")
+    return chunks
+
+
+def read_rows(batch: pa.Table, *, columns: list[str] | None, skip: Sequence[int] = ()) -> pa.Table:
+    """Task: the rows of a chunk, without those whose image key is in `skip`."""
+    rows = read_chunk(the_chunk(batch), columns=columns)
+    return drop_rows(rows, seen=np.asarray(skip, dtype=np.int64)) if skip else rows
+
+
+def drop_rows(batch: pa.Table, *, seen: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Table:
+    """Task: the rows whose image key is not among `seen`."""
+    keep = ~np.isin(image_keys(batch["image_id"].to_pylist()), seen)
+    return batch.take(pa.array(np.flatnonzero(keep)))
+
+
+def image_keys(names: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Keys of image ids: int64 (images,)."""
+    return np.array([image_key(str(name)) for name in names], dtype=np.int64)
+
+
+def without(dataset: Dataset, seen: Collection[int] | np.ndarray[Any, Any]) -> Dataset:
+    """The rows whose image key is not among `seen`, found lazily, by tasks that reserve no CPU."""
+    keys = np.asarray(seen if isinstance(seen, np.ndarray) else list(seen), dtype=np.int64)
+    return dataset.map_batches(
+        drop_rows,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=0,
+        compute=ray.data.TaskPoolStrategy(size=4),
+        fn_kwargs={"seen": keys},
+    )
+
+
+def required_cpus(featurize: FeaturizeOptions, cache: Cache) -> float:
+    """CPUs that reading needs beside the training workers: none from a cache, else encoders and one decoder."""
+    if cache != "none":
+        return 0.0
+    resources = choose_resources(featurize)
+    return float(resources.cpus * resources.num_encoders + 1)
+
+
+class CaptionCollate(NumpyBatchCollateFn):
+    """Rows of features and captions -> schema.CaptionBatch, tensors only, in ordinary memory."""
+
+    def __init__(self, tokenizer: CaptionTokenizer, *, max_tokens: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+
+    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> CaptionBatch:
+        """Tokenize and pack; tokens beyond max_tokens of a caption are cut."""
+        captions = [[str(text) for text in texts] for texts in batch["captions"]]
+        ids = iter(
+            self.tokenizer.encode([text for texts in captions for text in texts], max_tokens=self.max_tokens)
+        )
+        packed = pack(
+            [[next(ids) for _ in texts] for texts in captions],
+            start_id=self.tokenizer.start_id,
+            end_id=self.tokenizer.end_id,
+        )
+        features = batch["features"]
+        if not features.flags.writeable:  # a block of Ray's store, which torch cannot share
+            features = features.copy()
+        tensors = {name: torch.from_numpy(array) for name, array in packed.items()}
+        tensors["features"] = torch.from_numpy(features)  # (batch, patches, vision_dim)
+        tensors["image_key"] = torch.from_numpy(image_keys(list(batch["image_id"])))  # (batch,)
+        return cast(CaptionBatch, tensors)
+
+
+def epoch_batches(
+    shard: DataIterator,
+    *,
+    batch_size: int,
+    collate: CaptionCollate,
+    seed: int,
+    epoch: int,
+    shuffle_buffer: int = 1024,
+    device: str | torch.device = "auto",
+) -> Iterator[CaptionBatch]:
+    """One pass over a worker's shard in an order of its own, as batches on the worker's device.
+
+    Rows are drawn from a buffer of `shuffle_buffer` (0 keeps their order); nothing is dropped at the end.
+    """
+    return iter(
+        shard.iter_torch_batches(
+            batch_size=batch_size,
+            collate_fn=collate,
+            local_shuffle_buffer_size=max(shuffle_buffer, batch_size) if shuffle_buffer else None,
+            local_shuffle_seed=(seed << 20) + epoch if shuffle_buffer else None,
+            prefetch_batches=2,
+            device=device,
+        )
+    )
+
+
+class WholeSplit(ray.train.DataConfig):  # type: ignore[misc]
+    """Splits every dataset among the workers without dropping a row.
+
+    Ray's own DataConfig makes the shards equal and drops what is left over. Here a block goes to whoever has the
+    fewest rows so far, so shards differ by less than a block; a worker that runs out early must keep step.
+    """
+
+    def configure(
+        self,
+        datasets: dict[str, Dataset],
+        world_size: int,
+        worker_handles: Any,
+        worker_node_ids: Any,
+        **_: Any,
+    ) -> list[dict[str, DataIterator]]:
+        """One iterator for each dataset and worker."""
+        shards: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
+        for name, dataset in datasets.items():
+            ordered = dataset.context.execution_options.preserve_order
+            whole = dataset.copy(dataset)
+            whole.context.execution_options = self.default_ingest_options()
+            whole.context.execution_options.preserve_order = ordered
+            for shard, part in zip(
+                shards,
+                whole.streaming_split(world_size, equal=False, locality_hints=worker_node_ids),
+                strict=True,
+            ):
+                shard[name] = part
+        return shards
+
+
+@contextmanager
+def in_order() -> Iterator[None]:
+    """Datasets made inside keep the order of their rows (Ray's default gives blocks as they are done)."""
+    context = ray.data.DataContext.get_current().copy()
+    context.execution_options.preserve_order = True
+    with ray.data.DataContext.current(context):
+        yield
