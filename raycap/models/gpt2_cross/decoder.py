@@ -1,0 +1,242 @@
+"""Fast captioning with GPT-2 and cross-attention: weights laid out once, a static cache for each batch.
+
+Cross-attention's keys and values are computed once an image and shared by its beams; self-attention's cache is
+never re-ordered (see decoding.Ancestry). With one query, matmul - softmax - matmul beats fused attention on CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from raycap.config import ConfigError
+from raycap.decoding import Ancestry, DecodingConfig, Hypothesis, decode
+from raycap.models.gpt2_cross.decoder_weights import (
+    Affine,
+    BlockWeights,
+    DecoderWeights,
+    of_gpt2_cross,
+    of_transformers,
+)
+from raycap.models.kernels import PRECISIONS, Head, Linear, Precision, linear
+
+if TYPE_CHECKING:
+    from raycap.models.gpt2_cross.model import Gpt2Cross
+
+FUSED_GELU = {"gelu_new", "gelu_pytorch_tanh"}
+
+
+class Decoder:
+    """A copy of the model's weights in one precision, and captioning with it."""
+
+    @classmethod
+    def from_model(cls, model: Gpt2Cross, **settings: Any) -> Decoder:
+        """Of raycap's own model; `settings` as for Decoder, start and end token the tokenizer's by default."""
+        tokens = {"start_id": model.tokenizer.start_id, "end_id": model.tokenizer.end_id}
+        return cls(of_gpt2_cross(model), **{**tokens, **settings})
+
+    @classmethod
+    def from_transformers(cls, gpt2: Any, **settings: Any) -> Decoder:
+        """Of transformers' GPT2LMHeadModel with `add_cross_attention`; `settings` as for Decoder."""
+        return cls(of_transformers(gpt2), **settings)
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        weights: DecoderWeights,
+        *,
+        start_id: int,
+        end_id: int,
+        precision: Precision = "float32",
+        vocabulary: Sequence[int] | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Lay out the weights.
+
+        Args:
+            weights: read block by block.
+            start_id: the token a caption starts from.
+            end_id: the token that ends it.
+            precision: of weights and matrix products. int8 runs on x86 CPUs.
+            vocabulary: token ids that captions may use, start and end token added; all where None.
+            device: where to decode; the weights' own device where None.
+
+        Raises:
+            ConfigError: this machine lacks the precision, or the vocabulary has ids the model has not.
+        """
+        if precision not in PRECISIONS:
+            raise ConfigError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+        self.device = torch.device(device) if device is not None else weights.embeddings.device
+        self.precision = precision
+        self.heads, self.cross_heads, self.vision_dim = weights.heads, weights.cross_heads, weights.vision_dim
+        self.vocabulary = _vocabulary(vocabulary, len(weights.head), {start_id, end_id})
+        self.start_id, self.end_id = self._local(start_id), self._local(end_id)
+        embeddings, head = weights.embeddings, weights.head
+        if self.vocabulary is not None:
+            index = torch.tensor(self.vocabulary, device=head.device)
+            embeddings, head = embeddings[index], head[index]
+        self.embeddings = embeddings.to(self.device)
+        self.positions = weights.positions.float().to(self.device)
+        self.blocks = [
+            Block(block, precision=precision, device=self.device, activation=weights.activation)
+            for block in weights.blocks
+        ]
+        self.final_norm = weights.final_norm.to(self.device)
+        self.feature_norm = weights.feature_norm.to(self.device) if weights.feature_norm else None
+        self.head = Head(head.float(), precision=precision, device=self.device)
+
+    def caption(self, features: Tensor, decoding: DecodingConfig) -> list[list[Hypothesis]]:
+        """For each image `decoding.n` hypotheses, best first, from features (batch, patches, vision_dim).
+
+        Raises:
+            ValueError: features of another width, or more tokens than the model has positions.
+        """
+        if features.ndim != 3 or features.shape[2] != self.vision_dim:
+            got = tuple(features.shape)
+            raise ValueError(f"features must be (batch, patches, {self.vision_dim}), and are {got}")
+        if decoding.max_tokens > len(self.positions):
+            raise ValueError(f"max_tokens={decoding.max_tokens} is above the model's {len(self.positions)}")
+        if not len(features):
+            return []
+        width = decoding.n if decoding.sample else decoding.beams
+        with torch.inference_mode():
+            stepper = CaptionStepper(self, features, width=width, max_tokens=decoding.max_tokens)
+            found = decode(stepper, decoding, batch=len(features), start_id=self.start_id, end_id=self.end_id)
+        return [[self._global(hypothesis) for hypothesis in of_image] for of_image in found]
+
+    def _local(self, token_id: int) -> int:
+        return token_id if self.vocabulary is None else self.vocabulary.index(token_id)
+
+    def _global(self, hypothesis: Hypothesis) -> Hypothesis:
+        if self.vocabulary is None:
+            return hypothesis
+        return Hypothesis([self.vocabulary[token] for token in hypothesis.token_ids], hypothesis.score)
+
+
+class Block:
+    """One block's layers."""
+
+    def __init__(
+        self, weights: BlockWeights, *, precision: Precision, device: torch.device, activation: str
+    ) -> None:
+        def layer(affine: Affine, *, gelu: bool = False) -> Linear:
+            return linear(affine.weight, affine.bias, precision=precision, device=device, gelu=gelu)
+
+        self.norm, self.cross_norm, self.mlp_norm = (
+            norm.to(device) for norm in (weights.norm, weights.cross_norm, weights.mlp_norm)
+        )
+        self.queries_keys_values = layer(weights.queries_keys_values)
+        self.output = layer(weights.output)
+        self.cross_queries = layer(weights.cross_queries)
+        self.cross_keys_values = layer(weights.cross_keys_values)
+        self.cross_output = layer(weights.cross_output)
+        self.mlp_in = layer(weights.mlp_in, gelu=activation in FUSED_GELU)
+        self.mlp_out = layer(weights.mlp_out)
+        self.activation = None if activation in FUSED_GELU else _activation(activation)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        inner = self.mlp_in(self.mlp_norm(x))
+        return self.mlp_out(inner if self.activation is None else self.activation(inner))
+
+
+class CaptionStepper:
+    """The state of a batch of images while their captions grow."""
+
+    def __init__(self, decoder: Decoder, features: Tensor, *, width: int, max_tokens: int) -> None:
+        self.decoder = decoder
+        self.device = decoder.device
+        self.position = 0
+        batch, patches, _ = features.shape
+        rows = features.to(self.device, torch.float32).flatten(0, 1)  # (batch * patches, vision_dim)
+        rows = rows if decoder.feature_norm is None else decoder.feature_norm(rows)
+        slots = 1 + (max_tokens - 1) * width
+        # Per block keys and values: (2, batch * heads, patches or slots, head_dim)
+        self.cross = [self._split(block.cross_keys_values(rows), batch, patches) for block in decoder.blocks]
+        model_dim = decoder.positions.shape[1]
+        shape = (2, batch * decoder.heads, slots, model_dim // decoder.heads)
+        dtype = self.cross[0].dtype
+        self.past = [torch.empty(shape, dtype=dtype, device=self.device) for _ in decoder.blocks]
+        self.ancestry = Ancestry(batch, slots=slots, dtype=dtype, device=self.device)
+
+    def _split(self, joint: Tensor, batch: int, patches: int) -> Tensor:
+        heads = self.decoder.cross_heads
+        parts = joint.view(batch, patches, 2, heads, -1).permute(2, 0, 3, 1, 4)
+        return parts.reshape(2, batch * heads, patches, -1)  # (2, batch * heads, patches, head_dim)
+
+    def step(self, tokens: Tensor, parents: Tensor | None) -> Tensor:
+        """See decoding.Stepper."""
+        decoder, (batch, beams) = self.decoder, tokens.shape
+        first = self.ancestry.used
+        mask = self.ancestry.advance(beams, parents)  # (batch, beams, slots in use)
+        x = decoder.embeddings[tokens.flatten()].float() + decoder.positions[self.position]
+        for block, past, cross in zip(decoder.blocks, self.past, self.cross, strict=True):
+            joint = block.queries_keys_values(block.norm(x))  # (rows, 3 * model_dim)
+            queries = self._remember(joint.view(batch, beams, 3, decoder.heads, -1), past, first)
+            used = past[:, :, : self.ancestry.used]
+            x += block.output(_attend(queries, used, mask, batch))
+            queries = _by_head(
+                block.cross_queries(block.cross_norm(x)).view(batch, beams, decoder.cross_heads, -1)
+            )
+            x += block.cross_output(_attend(queries, cross, None, batch))
+            x += block.mlp(x)
+        self.position += 1
+        return decoder.head(decoder.final_norm(x)).view(batch, beams, -1)
+
+    def _remember(self, joint: Tensor, past: Tensor, first: int) -> Tensor:
+        """Write keys and values of joint (batch, beams, 3, heads, head_dim) to the cache; the queries by head."""
+        batch, beams, _, heads, _ = joint.shape
+        places = past.view(2, batch, heads, past.shape[2], -1)[:, :, :, first : first + beams]
+        places.copy_(joint[:, :, 1:].permute(2, 0, 3, 1, 4))
+        return _by_head(joint[:, :, 0])
+
+    def keep(self, images: Tensor) -> None:
+        """See decoding.Stepper."""
+        self.past = [_images(past, images, self.decoder.heads) for past in self.past]
+        self.cross = [_images(cross, images, self.decoder.cross_heads) for cross in self.cross]
+        self.ancestry.keep(images)
+
+
+def _images(state: Tensor, images: Tensor, heads: int) -> Tensor:
+    by_image = state.view(2, -1, heads, *state.shape[2:])  # (2, batch, heads, slots, head_dim)
+    return by_image[:, images].flatten(1, 2)
+
+
+def _by_head(queries: Tensor) -> Tensor:
+    batch, beams, heads, head_dim = queries.shape
+    return queries.transpose(1, 2).reshape(batch * heads, beams, head_dim)
+
+
+def _attend(queries: Tensor, keys_values: Tensor, mask: Tensor | None, batch: int) -> Tensor:
+    """Queries (batch * heads, beams, head_dim), keys and values (2, batch * heads, slots, head_dim).
+
+    Returns:
+        (batch * beams, heads * head_dim)
+    """
+    keys, values = keys_values
+    scores = torch.bmm(queries, keys.transpose(1, 2))  # (batch * heads, beams, slots)
+    if mask is not None:
+        scores.view(batch, -1, *mask.shape[1:]).add_(mask[:, None])
+    attended = torch.bmm(scores.softmax(-1), values)  # (batch * heads, beams, head_dim)
+    beams, head_dim = attended.shape[1:]
+    by_beam = attended.view(batch, -1, beams, head_dim).transpose(1, 2)  # (batch, beams, heads, head_dim)
+    return by_beam.reshape(batch * beams, -1)
+
+
+def _vocabulary(wanted: Sequence[int] | None, size: int, always: set[int]) -> list[int] | None:
+    if wanted is None:
+        return None
+    ids = sorted({*wanted, *always})
+    if ids[0] < 0 or ids[-1] >= size:
+        raise ConfigError(
+            f"vocabulary has token ids from {ids[0]} to {ids[-1]}; the model's are 0 to {size - 1}"
+        )
+    return ids
+
+
+def _activation(name: str) -> Any:
+    from transformers.activations import ACT2FN
+
+    return ACT2FN[name]
