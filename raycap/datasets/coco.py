@@ -108,7 +108,9 @@ class CocoSource(Source):
                     file = storage.join(place, *name.split("/"))
                     yield RawRecord(str(image_id), split, file, captions.pop(str(image_id), []))
         for image_id in captions:
-            yield bad_line(stem(path), len(images), f"captions of image {image_id}, which is not in the file")
+            yield RawRecord(
+                image_id, split, "", [], problems=[f"{stem(path)} has its captions but not the image"]
+            )
 
     def _find_images(self, path: str, images: list[object]) -> str:
         part = stem(path).removeprefix("captions_")

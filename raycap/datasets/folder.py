@@ -21,6 +21,7 @@ from raycap.datasets.base import (
     RawRecord,
     Source,
     SourcePath,
+    bad_line,
     missing,
     read_lines,
 )
@@ -62,7 +63,7 @@ class FolderSource(Source):
         for number, row, problem in rows:
             file = str(row.get("file_name") or "")
             if problem or not file:
-                grouped.add_problem(f"{name}:{number}", problem or "no file_name")
+                yield bad_line(name, number, problem or "no file_name")
                 continue
             column = column or _find_column(row, path)
             _add_captions(
@@ -105,15 +106,14 @@ def _add_captions(grouped: Grouped, file: str, value: Any, *, problem: str) -> N
 def _record(root: str, place: str, file: str, grouped: Grouped, split: str) -> RawRecord:
     """A record named by its path below the source, since 0001.jpg may stand in train and in test."""
     image_id = f"{place}/{file}" if place else file
-    problems = list(grouped.problems.get(file, []))
-    captions = grouped.captions[file]
     parts = image_id.split("/")
     if image_id.startswith("/") or ".." in parts:
-        problems, captions, parts = [*problems, "file_name leads out of the folder"], [], ["."]
+        return RawRecord(image_id, "", "", [], problems=["file_name leads out of the folder"])
     if split and split not in SPLIT_NAMES:
-        problems, captions = [*problems, f"unknown split {split!r}; known: {', '.join(SPLIT_NAMES)}"], []
+        return RawRecord(image_id, "", "", [], problems=[f"unknown split {split!r}"])
     split = SPLIT_NAMES.get(split or place or parts[0], "")
-    return RawRecord(image_id, split, storage.join(root, *parts), captions, problems=problems)
+    problems = grouped.problems.get(file, [])
+    return RawRecord(image_id, split, storage.join(root, *parts), grouped.captions[file], problems=problems)
 
 
 def read_jsonl(path: str) -> Iterator[tuple[int, dict[str, Any], str]]:
