@@ -1,7 +1,8 @@
 """Parquet files as chunks of rows: the unit that one Ray task reads.
 
 Ray's own Parquet reader starts an actor to read footers and packs files into few blocks, which costs
-seconds a pass; here the driver lists the chunks once and each task reads its own row groups.
+seconds a pass; here the driver lists the chunks once and each task reads its own row groups. What the
+tasks run is here too and needs no torch, so a worker that reads starts in a second.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycap import storage
+from raycap.schema import image_key
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -155,3 +158,20 @@ def the_chunk(batch: pa.Table) -> Chunk:
     """The chunk that a task was given."""
     (fields,) = batch.to_pylist()
     return Chunk(**fields)
+
+
+def read_rows(batch: pa.Table, *, columns: list[str] | None, skip: Sequence[int] = ()) -> pa.Table:
+    """Task: the rows of a chunk, without those whose image key is in `skip`."""
+    rows = read_chunk(the_chunk(batch), columns=columns)
+    return drop_rows(rows, seen=np.asarray(skip, dtype=np.int64)) if skip else rows
+
+
+def drop_rows(batch: pa.Table, *, seen: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Table:
+    """Task: the rows whose image key is not among `seen`."""
+    keep = ~np.isin(image_keys(batch["image_id"].to_pylist()), seen)
+    return batch.take(pa.array(np.flatnonzero(keep)))
+
+
+def image_keys(names: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Keys of image ids: int64 (images,)."""
+    return np.array([image_key(str(name)) for name in names], dtype=np.int64)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-import pyarrow as pa
 import ray.data
 import ray.train
 import torch
@@ -19,7 +18,7 @@ from ray.data.collate_fn import NumpyBatchCollateFn
 
 from raycap import storage
 from raycap.config import ConfigError, DataConfig
-from raycap.data.chunks import Chunk, chunk_rows, list_chunks, read_chunk, the_chunk
+from raycap.data.chunks import Chunk, chunk_rows, drop_rows, image_keys, list_chunks, read_chunk, read_rows
 from raycap.data.featurize import (
     FeaturizeConfig,
     FeaturizeOptions,
@@ -184,23 +183,6 @@ def feature_chunks(config: FeaturizeConfig, split: str) -> list[Chunk]:
     return chunks
 
 
-def read_rows(batch: pa.Table, *, columns: list[str] | None, skip: Sequence[int] = ()) -> pa.Table:
-    """Task: the rows of a chunk, without those whose image key is in `skip`."""
-    rows = read_chunk(the_chunk(batch), columns=columns)
-    return drop_rows(rows, seen=np.asarray(skip, dtype=np.int64)) if skip else rows
-
-
-def drop_rows(batch: pa.Table, *, seen: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Table:
-    """Task: the rows whose image key is not among `seen`."""
-    keep = ~np.isin(image_keys(batch["image_id"].to_pylist()), seen)
-    return batch.take(pa.array(np.flatnonzero(keep)))
-
-
-def image_keys(names: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Keys of image ids: int64 (images,)."""
-    return np.array([image_key(str(name)) for name in names], dtype=np.int64)
-
-
 def without(dataset: Dataset, seen: Collection[int] | np.ndarray[Any, Any]) -> Dataset:
     """The rows whose image key is not among `seen`, found lazily, by tasks that reserve no CPU."""
     keys = np.asarray(seen if isinstance(seen, np.ndarray) else list(seen), dtype=np.int64)
@@ -222,7 +204,7 @@ def required_cpus(featurize: FeaturizeOptions, cache: Cache) -> float:
     return float(resources.cpus * resources.num_encoders + 1)
 
 
-class CaptionCollate(NumpyBatchCollateFn):
+class CaptionCollate(NumpyBatchCollateFn):  # type: ignore[misc]
     """Rows of features and captions -> schema.CaptionBatch, tensors only, in ordinary memory."""
 
     def __init__(self, tokenizer: CaptionTokenizer, *, max_tokens: int) -> None:
