@@ -57,9 +57,12 @@ def machine() -> dict[str, str]:
     import transformers
 
     processor = next(
-        (line.split(":")[1].strip() for line in cpu_lines() if line.startswith("model name")), platform.processor()
+        (line.split(":")[1].strip() for line in cpu_lines() if line.startswith("model name")),
+        platform.processor(),
     )
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit.stdout.strip() or "unknown",

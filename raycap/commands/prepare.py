@@ -4,8 +4,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from raycap.data import start_ray
 from raycap.data import prepare as stage
+from raycap.data import start_ray
 
 
 def prepare(preset: str, /, *, config: Annotated[stage.PrepareConfig, Parameter(name="*")]) -> None:

@@ -17,7 +17,9 @@ def with_family_flags(config: type[stage.TrainConfig]) -> Any:
     if len(families) == 1:
         return create_model(config.__name__, __base__=config, model=(families[0], ...))
     return create_model(
-        config.__name__, __base__=config, model=(Union[families], Field(discriminator="family"))  # noqa: UP007
+        config.__name__,
+        __base__=config,
+        model=(Union[families], Field(discriminator="family")),  # noqa: UP007
     )
 
 

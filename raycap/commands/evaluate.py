@@ -1,0 +1,39 @@
+"""`raycap evaluate`."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from raycap import evaluate as stage
+from raycap.config import DataConfig
+from raycap.data import start_ray
+from raycap.decoding import DecodingConfig
+
+
+def evaluate(
+    checkpoint: str,
+    /,
+    *,
+    data: DataConfig,
+    decoding: DecodingConfig = DecodingConfig(),
+    options: Annotated[stage.EvaluateOptions, Parameter(name="*")] = stage.EvaluateOptions(),
+) -> None:
+    """Caption a split and score the captions: BLEU-1..4, ROUGE-L, CIDEr-D, with 95 % intervals.
+
+    Prints the path of report.json, which holds what is needed to reproduce it; captions.jsonl lies beside it.
+
+    Parameters
+    ----------
+    checkpoint
+        A run folder (its best checkpoint by the caption metric), RUN/best-loss, RUN/last, or a checkpoint folder.
+    data
+        The prepared rows to score on.
+    decoding
+        How captions are made; what is not given comes from the checkpoint.
+    """
+    start_ray()
+    print(
+        stage.evaluate(
+            stage.EvaluateConfig(checkpoint=checkpoint, data=data, decoding=decoding, evaluate=options)
+        )
+    )

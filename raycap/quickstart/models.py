@@ -1,0 +1,168 @@
+"""The quickstart's stand-ins for CLIP and GPT-2, trained from scratch in a minute or two on the drawings.
+
+The encoder learns which words people used of a drawing, the language model learns how the captions read; neither
+sees how the two belong together, which is what `raycap train` then learns. Both are saved in the Hugging Face
+formats, so everything after them runs the code that CLIP and GPT-2 run. Knows nothing of Ray.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from raycap.text import CaptionTokenizer, pack
+from raycap.vision import decode_image
+
+IMAGE_SIDE = 64  # pixels; the drawings' own size
+ENCODER_DIM = 96
+ENCODER_EPOCHS = 8
+LANGUAGE_MODEL_EPOCHS = 4
+BATCH_SIZE = 32
+VOCABULARY_SIZE = 400
+
+
+def train_models(data: str, folder: Path, *, report: Callable[[str], None], seed: int = 0) -> None:
+    """Train both on the training split below `data`, into folder/encoder and folder/language_model."""
+    torch.manual_seed(seed)
+    pixels, captions = read_training_split(data)
+    train_encoder(pixels, captions, folder / "encoder", report=report)
+    train_language_model(
+        [text for texts in captions for text in texts], folder / "language_model", report=report
+    )
+
+
+def read_training_split(data: str) -> tuple[Tensor, list[list[str]]]:
+    """All training drawings as uint8 (images, 3, side, side), and their captions."""
+    table = pq.read_table(f"{data}/train", columns=["image", "captions"])
+    images = [decode_image(content.as_py()) for content in table["image"]]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), table["captions"].to_pylist()
+
+
+def train_encoder(
+    pixels: Tensor, captions: list[list[str]], folder: Path, *, report: Callable[[str], None]
+) -> None:
+    """A small residual network that predicts which words stand in a drawing's captions."""
+    from transformers import ResNetConfig, ResNetModel
+
+    words = word_targets(captions)  # (images, words)
+    config = ResNetConfig(
+        embedding_size=32,
+        hidden_sizes=[48, ENCODER_DIM],
+        depths=[1, 1],
+        layer_type="basic",
+        downsample_in_first_stage=False,
+    )
+    encoder = ResNetModel(config)
+    cells = (IMAGE_SIDE // 8) ** 2
+    head = nn.Linear(ENCODER_DIM * cells, words.shape[1])
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=2e-3, weight_decay=0.05)
+    steps = ENCODER_EPOCHS * (len(pixels) // BATCH_SIZE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for step, chosen in enumerate(shuffled_batches(len(pixels), ENCODER_EPOCHS)):
+        features = encoder(normalise(pixels[chosen])).last_hidden_state  # (batch, ENCODER_DIM, 8, 8)
+        loss = functional.binary_cross_entropy_with_logits(head(features.flatten(1)), words[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if is_tenth(step, steps):
+            report(f"encoder: step {step + 1} of {steps}, loss {loss.item():.3f}")
+    encoder.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2))
+
+
+PREPROCESSOR = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "size": {"height": IMAGE_SIDE, "width": IMAGE_SIDE},
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """uint8 to the range -1 .. 1, as PREPROCESSOR says."""
+    return pixels.float() / 127.5 - 1
+
+
+def word_targets(captions: list[list[str]]) -> Tensor:
+    """Float (images, words): 1 where a word stands in one of the image's captions."""
+    bags = [{word for text in texts for word in text.lower().strip(".").split()} for texts in captions]
+    vocabulary = sorted(set().union(*bags))
+    return torch.tensor([[float(word in bag) for word in vocabulary] for bag in bags])
+
+
+def train_language_model(captions: list[str], folder: Path, *, report: Callable[[str], None]) -> None:
+    """A small GPT-2 and its byte-level BPE tokenizer, trained on the captions alone."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    save_tokenizer(captions, folder)
+    tokenizer = CaptionTokenizer.load(str(folder))
+    config = GPT2Config(
+        vocab_size=tokenizer.vocab_size,
+        n_positions=64,
+        n_embd=128,
+        n_layer=4,
+        n_head=4,
+        bos_token_id=tokenizer.start_id,
+        eos_token_id=tokenizer.end_id,
+    )
+    model = GPT2LMHeadModel(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    ids = tokenizer.encode(captions, max_tokens=62)
+    batch_size = 4 * BATCH_SIZE
+    steps = LANGUAGE_MODEL_EPOCHS * (len(ids) // batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for step, chosen in enumerate(shuffled_batches(len(ids), LANGUAGE_MODEL_EPOCHS, batch_size=batch_size)):
+        rows = pack([[ids[index]] for index in chosen], start_id=tokenizer.start_id, end_id=tokenizer.end_id)
+        logits = model(torch.from_numpy(rows["input_ids"])).logits  # (batch, tokens, vocab)
+        loss = functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(rows["labels"]).flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if is_tenth(step, steps):
+            report(f"language model: step {step + 1} of {steps}, loss {loss.item():.3f}")
+    model.save_pretrained(folder)
+
+
+def save_tokenizer(captions: list[str], folder: Path) -> None:
+    """A byte-level BPE learnt from the captions, saved as transformers saves GPT-2's."""
+    from tokenizers.implementations import ByteLevelBPETokenizer
+    from transformers import GPT2TokenizerFast
+
+    end = "<|endoftext|>"
+    learnt = ByteLevelBPETokenizer()
+    learnt.train_from_iterator(
+        captions, vocab_size=VOCABULARY_SIZE, min_frequency=2, special_tokens=[end], show_progress=False
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    learnt.save_model(str(folder))
+    vocabulary, merges = str(folder / "vocab.json"), str(folder / "merges.txt")
+    tokenizer = GPT2TokenizerFast(
+        vocab=vocabulary, merges=merges, bos_token=end, eos_token=end, unk_token=end
+    )
+    tokenizer.save_pretrained(folder)
+
+
+def shuffled_batches(count: int, epochs: int, *, batch_size: int = BATCH_SIZE) -> Iterator[Tensor]:
+    """Row numbers of each full batch, in a new order every epoch."""
+    for _ in range(epochs):
+        order = torch.randperm(count)
+        yield from order[: count - count % batch_size].split(batch_size)
+
+
+def is_tenth(step: int, steps: int) -> bool:
+    """Whether to say where training stands: about ten times, and at the end."""
+    return step % max(1, steps // 10) == 0 or step == steps - 1
