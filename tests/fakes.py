@@ -43,7 +43,8 @@ def make_language_model(
 ) -> Path:
     """A GPT-2 of random weights and its tokenizer, as `from_pretrained` reads them.
 
-    The weights are larger than GPT-2's own start, so that its predictions depend on what it reads.
+    The weights are larger than GPT-2's own start, so that its predictions depend on what it reads; so is the
+    final norm, or no state could make its frozen head certain of a token.
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -59,7 +60,9 @@ def make_language_model(
         eos_token_id=0,
         initializer_range=0.2,
     )
-    GPT2LMHeadModel(config).save_pretrained(str(folder))
+    model = GPT2LMHeadModel(config)
+    torch.nn.init.constant_(model.transformer.ln_f.weight, 3.0)
+    model.save_pretrained(str(folder))
     return folder
 
 

@@ -49,7 +49,7 @@ def randomise(model: Gpt2Cross, *, seed: int = 1) -> Gpt2Cross:
     for parameter in model.parameters():
         if parameter.requires_grad:
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.data.add_(noise, alpha=0.1)
+            parameter.data.add_(noise, alpha=0.05 if parameter.ndim else 1.0)
     return model
 
 
