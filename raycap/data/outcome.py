@@ -88,7 +88,7 @@ class Outcome:
         return f"{self.digests % 2**FINGERPRINT_BITS:032x}"
 
     def rejected_lines(self) -> str:
-        """rejected.jsonl, in the order of the source."""
+        """rejected.jsonl, the same whatever the order in which shards were made."""
         ordered = sorted(self.rejected)
         return "".join(json.dumps(self._line(item), ensure_ascii=False) + "\n" for item in ordered)
 

@@ -99,6 +99,7 @@ def _add_captions(grouped: Grouped, file: str, value: Any, *, problem: str) -> N
     if value is None:
         grouped.add_problem(file, problem)
         return
+    grouped.captions.setdefault(file, [])  # an empty list of captions is no reason to forget the image
     for caption in value if isinstance(value, list) else [value]:
         grouped.add(file, caption)
 

@@ -80,6 +80,7 @@ def test_bad_lines_cost_themselves_only(tmp_path: Path) -> None:
         '{"text": "of nothing"}',
         '{"file_name": "b.jpg"}',
         '{"file_name": "../secret.jpg", "text": "out"}',
+        '{"file_name": "c.jpg", "text": []}',
     )
     found = {record.image_id: record for record in records(tmp_path)}
     assert found["a.jpg"].captions == ["one"]
@@ -89,6 +90,7 @@ def test_bad_lines_cost_themselves_only(tmp_path: Path) -> None:
     assert found["b.jpg"].problems == ["line 5 of metadata.jsonl has no 'text'"]
     assert found["../secret.jpg"].problems == ["file_name leads out of the folder"]
     assert found["../secret.jpg"].path == ""
+    assert found["c.jpg"].captions == []
 
 
 def test_bytes_that_are_not_utf8_do_not_stop_the_file(tmp_path: Path) -> None:
