@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 from pydantic import Field
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from raycap.config import ConfigError, Frozen
 from raycap.decoding import DecodingConfig
@@ -71,16 +70,18 @@ def print_captions(engine: CaptionEngine, photos: Sequence[str], config: Caption
     """`caption_files` with an engine that is already there."""
     decoding = engine.decoding(**config.decoding.model_dump(exclude_unset=True))
     paths, unreadable = find_photos(photos)
-    screen = Console(stderr=True)
-    shown = iter(track(paths, "captioning", console=screen, disable=len(paths) <= config.batch_size))
-    while chunk := list(islice(shown, config.batch_size)):
-        images, problems = _read(chunk)
-        unreadable += problems
-        pixels = [image for _, image in images]
-        found = engine.caption_features(engine.features(pixels), decoding) if images else []
-        for (path, _), captions in zip(images, found, strict=True):
-            sys.stdout.write(format_line(path, captions, json_lines=config.json_lines) + "\n")
-        sys.stdout.flush()
+    with _progress(disable=len(paths) <= config.batch_size) as progress:
+        task = progress.add_task("captioning", total=len(paths))
+        for begin in range(0, len(paths), config.batch_size):
+            chunk = paths[begin : begin + config.batch_size]
+            images, problems = _read(chunk)
+            unreadable += problems
+            pixels = [image for _, image in images]
+            found = engine.caption_features(engine.features(pixels), decoding) if images else []
+            for (path, _), captions in zip(images, found, strict=True):
+                sys.stdout.write(format_line(path, captions, json_lines=config.json_lines) + "\n")
+            sys.stdout.flush()
+            progress.advance(task, len(chunk))
     for problem in unreadable:
         sys.stderr.write(f"raycap: {problem}\n")
     return 1 if unreadable else 0
@@ -108,6 +109,13 @@ def format_line(path: str, captions: Sequence[Caption], *, json_lines: bool) -> 
         return f"{path}\t{captions[0].text}"
     found = [{"caption": caption.text, "score": round(caption.score, 6)} for caption in captions]
     return json.dumps({"image": path, "captions": found}, ensure_ascii=False)
+
+
+def _progress(*, disable: bool) -> Progress:
+    # While a bar is shown rich sends stdout to the bar's console: right on a terminal, wrong into a file.
+    redirect = sys.stdout.isatty()
+    screen = Console(stderr=True)
+    return Progress(console=screen, disable=disable, redirect_stdout=redirect, transient=True)
 
 
 def _images_below(folder: Path) -> Iterator[Path]:

@@ -10,10 +10,14 @@ from ray.serve import Application
 
 from raycap import checkpoint
 from raycap.serve.captioner import CaptionerDeployment
-from raycap.serve.config import ServeConfig
+from raycap.serve.config import CHECKPOINT_VARIABLE, ServeConfig
 from raycap.serve.ingress import Ingress
 
 __all__ = ["ServeConfig", "build_app"]
+HINT = (
+    f"Set `checkpoint` in serve_config.yaml or {CHECKPOINT_VARIABLE} in the environment; `raycap quickstart` makes "
+    "a first one"
+)
 
 
 def build_app(args: ServeConfig) -> Application:
@@ -24,8 +28,11 @@ def build_app(args: ServeConfig) -> Application:
     Raises:
         CheckpointError: no checkpoint there, or a damaged manifest.
     """
-    folder = checkpoint.resolve(args.resolved_checkpoint())
-    manifest = checkpoint.read_manifest(folder)
+    try:
+        folder = checkpoint.resolve(args.resolved_checkpoint())
+        manifest = checkpoint.read_manifest(folder)
+    except checkpoint.CheckpointError as error:
+        raise checkpoint.CheckpointError(f"{error}. {HINT}") from None
     config = args.model_dump(mode="json")
     captioner = CaptionerDeployment.bind(config, folder)
     return Ingress.bind(captioner, config, manifest.model_dump(mode="json"))

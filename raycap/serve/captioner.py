@@ -110,6 +110,9 @@ class CaptionerReplica:
         self.infer.set_max_batch_size(settings.max_batch_size)
         self.infer.set_batch_wait_timeout_s(settings.batch_wait_s)
 
+    async def ping(self) -> None:
+        """Answers once the engine is loaded."""
+
     async def caption(self, image: bytes, decoding: dict[str, Any]) -> Outcome:
         """Captions of one image; it may share its batch with others."""
         try:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 from starlette.requests import Request
@@ -19,14 +18,24 @@ from raycap.serve.errors import ApiError, request_id
 from raycap.serve.protocol import Alternative, CaptionParameters, CaptionResponse, Timings
 from raycap.serve.reading import read_request
 
-CallCaptioner = Callable[[bytes, dict[str, Any]], Awaitable[Outcome]]
+PING_TIMEOUT_S = 5.0
+
+
+class CaptionerClient(Protocol):
+    """A captioner, wherever it runs."""
+
+    async def caption(self, image: bytes, decoding: dict[str, Any]) -> Outcome:
+        """Captions of an image."""
+
+    async def ping(self) -> None:
+        """Returns when a captioner is ready."""
 
 
 class CaptionService:
     """Answers POST /v1/caption by calling a captioner, wherever that runs."""
 
-    def __init__(self, call: CallCaptioner, *, manifest: Manifest, config: ServeConfig) -> None:
-        self.call = call
+    def __init__(self, captioner: CaptionerClient, *, manifest: Manifest, config: ServeConfig) -> None:
+        self.captioner = captioner
         self.manifest = manifest
         self.config = config
 
@@ -41,7 +50,7 @@ class CaptionService:
         begin = time.perf_counter()
         try:
             async with asyncio.timeout(self.config.timeout_s):
-                outcome = await self.call(image, decoding.model_dump())
+                outcome = await self.captioner.caption(image, decoding.model_dump())
         except TimeoutError:
             message = f"no caption within {self.config.timeout_s:g} s; try again, or ask for fewer beams"
             raise ApiError(504, "timeout", message, retry_after_s=1) from None
@@ -49,6 +58,24 @@ class CaptionService:
             raise ApiError(400, "bad_image", outcome.bad_image)
         total_ms = 1e3 * (time.perf_counter() - begin)
         return self.response(outcome, total_ms=total_ms, request_id=request_id(request))
+
+    async def health(self) -> dict[str, str]:
+        """Which model answers.
+
+        Raises:
+            ApiError: 503, no captioner is ready.
+        """
+        try:
+            async with asyncio.timeout(PING_TIMEOUT_S):
+                await self.captioner.ping()
+        except TimeoutError:
+            raise ApiError(503, "not_ready", "no captioner is ready yet", retry_after_s=5) from None
+        return {"status": "ok", "model": self.manifest.family, "version": self.version}
+
+    @property
+    def version(self) -> str:
+        """Identifies the checkpoint."""
+        return self.manifest.digest[:12]
 
     def decoding(self, parameters: CaptionParameters) -> DecodingConfig:
         """The checkpoint's decoding settings with the request's in their place.
@@ -72,7 +99,7 @@ class CaptionService:
             score=found[0].score,
             alternatives=found,
             model=self.manifest.family,
-            version=self.manifest.digest[:12],
+            version=self.version,
             request_id=request_id,
             timings=Timings(**timings, total_ms=round(total_ms, 2)),
         )

@@ -73,31 +73,43 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     )
 
 
+class LocalCaptioner:
+    """What a replica does, in this process; two seeds stand for a bug and for a slow model."""
+
+    def __init__(self) -> None:
+        self.captioner = Captioner(FakeEngine(), max_pixels=10_000)
+
+    async def caption(self, image: bytes, decoding: dict[str, Any]) -> Outcome:
+        if decoding["seed"] == 13:
+            raise RuntimeError("secret /path/of/the/server")
+        if decoding["seed"] == 14:
+            await asyncio.sleep(5)
+        try:
+            return self.captioner.infer([self.captioner.read(image, decoding)])[0]
+        except BadImageError as error:
+            return Outcome(bad_image=str(error))
+
+    async def ping(self) -> None:
+        """Always ready."""
+
+
 Post = Callable[..., httpx.Response]
 
 
 @pytest.fixture
 def post(manifest: Manifest) -> Post:
     """POST to /v1/caption of an app that calls a real Captioner with a fake engine."""
-    captioner = Captioner(FakeEngine(), max_pixels=10_000)
-
-    async def call(image: bytes, decoding: dict[str, Any]) -> Outcome:
-        if decoding["seed"] == 13:
-            raise RuntimeError("secret /path/of/the/server")
-        if decoding["seed"] == 14:
-            await asyncio.sleep(5)
-        try:
-            return captioner.infer([captioner.read(image, decoding)])[0]
-        except BadImageError as error:
-            return Outcome(bad_image=str(error))
-
     config = ServeConfig(max_body_bytes=20_000, timeout_s=0.2)
-    return poster(CaptionService(call, manifest=manifest, config=config))
+    return poster(CaptionService(LocalCaptioner(), manifest=manifest, config=config))
 
 
 def poster(service: CaptionService) -> Post:
     app = FastAPI()
     errors.install(app)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return await service.health()
 
     @app.post("/v1/caption")
     async def caption(request: Request) -> CaptionResponse:
@@ -199,6 +211,18 @@ def test_every_error_has_one_shape(
     assert message in error["message"]
     assert "Traceback" not in answer.text
     assert "/path/of" not in answer.text
+
+
+def test_health_waits_for_a_captioner(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    captioner = LocalCaptioner()
+    send = poster(CaptionService(captioner, manifest=manifest, config=ServeConfig()))
+    answer = send("/healthz", "GET")
+    assert answer.json() == {"status": "ok", "model": "toy", "version": "0123456789ab"}
+    monkeypatch.setattr("raycap.serve.service.PING_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(captioner, "ping", lambda: asyncio.sleep(5))
+    answer = send("/healthz", "GET")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+    assert answer.headers["retry-after"] == "5"
 
 
 def test_a_body_without_a_length_is_given_up_at_the_limit(post: Post) -> None:

@@ -1,0 +1,155 @@
+"""A split's images to captions with Ray Data: pixels on CPU tasks, engines in an actor pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from raycap.checkpoint import Manifest
+from raycap.config import ConfigError
+from raycap.data import usable_cores
+from raycap.data.progress import progress
+from raycap.decoding import DecodingConfig
+from raycap.engine import CaptionEngine, moved_encoder
+from raycap.evaluate.config import EvaluateConfig, EvaluateOptions
+from raycap.vision import Preprocessor, choose_device
+from raycap.vision.encoder import find_model
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+BATCHES_PER_CHUNK = 4
+
+
+def caption_split(
+    config: EvaluateConfig, folder: str, manifest: Manifest, decoding: DecodingConfig, *, num_images: int
+) -> dict[str, tuple[str, float]]:
+    """Caption and score of every image of the split, by image id."""
+    said: dict[str, tuple[str, float]] = {}
+    with progress("caption", total=num_images) as advance, plain_errors():
+        graph = caption_graph(config, folder, manifest, decoding)
+        for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for row in batch.to_pylist():
+                said[row["image_id"]] = (row["caption"], row["score"])
+            advance(len(batch))
+    return said
+
+
+def caption_graph(
+    config: EvaluateConfig, folder: str, manifest: Manifest, decoding: DecodingConfig
+) -> Dataset:
+    """The streaming graph: CPU tasks read and decode chunks of rows, a pool of engines captions them."""
+    from ray.data import ActorPoolStrategy
+
+    from raycap.data.chunks import chunk_rows
+    from raycap.data.loading import split_chunks
+    from raycap.data.stages import decode_chunk
+
+    options = config.evaluate
+    device, cpus = choose_resources(options)
+    encoder = moved_encoder(manifest.encoder.config, options.encoder)
+    chunks = split_chunks(
+        config.data.path,
+        options.split,
+        limit=config.data.limit,
+        max_rows=BATCHES_PER_CHUNK * options.batch_size,
+    )
+    num_engines = min(options.num_engines, len(chunks))
+    pixels = chunk_rows(
+        chunks,
+        decode_chunk,
+        num_cpus=1,
+        # Ray would run decoding inside the engines' actors if there were as many tasks as actors.
+        tasks=max(1, len(chunks) - (len(chunks) == num_engines)),
+        preprocess=Preprocessor.load(find_model(encoder.name, encoder.revision)),
+        names={},
+    )
+    return pixels.map_batches(
+        EngineActor,
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=num_engines),
+        num_cpus=cpus,
+        num_gpus=options.gpus_per_engine if device == "cuda" else None,
+        fn_constructor_kwargs={
+            "folder": folder,
+            "decoding": decoding.model_dump(mode="json"),
+            "batch_size": options.batch_size,
+            "threads": cpus,
+            "load": {
+                "device": device,
+                "precision": options.precision,
+                "encoder": options.encoder,
+                "language_model": options.language_model,
+            },
+        },
+    )
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A ValueError of a task, which Ray wraps with its own traces, as it was raised."""
+    from ray.exceptions import RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, ValueError):
+            raise ValueError(str(error.cause)) from None
+        raise
+
+
+def choose_resources(options: EvaluateOptions) -> tuple[str, int]:
+    """Device of the engines, and the CPUs that each reserves.
+
+    Raises:
+        ConfigError: more CPUs than the cluster has.
+    """
+    import ray
+
+    total = ray.cluster_resources()
+    device: str = options.device
+    if device == "auto":
+        device = "cuda" if total.get("GPU", 0) >= options.gpus_per_engine else choose_device("auto")
+    if device == "cuda":
+        return device, options.cpus_per_engine or 1
+    cpus = int(total.get("CPU", 1))
+    share = min(usable_cores(), max(1, cpus - 1)) // options.num_engines  # a CPU stays free to decode
+    wanted = options.cpus_per_engine or max(1, share)
+    if wanted * options.num_engines >= cpus:
+        raise ConfigError(
+            f"{options.num_engines} engines of {wanted} CPUs leave none of the cluster's {cpus} to decode "
+            "images; lower evaluate.num_engines or evaluate.cpus_per_engine"
+        )
+    return device, wanted
+
+
+class EngineActor:
+    """An engine in Ray Data's actor pool."""
+
+    def __init__(
+        self, *, folder: str, decoding: dict[str, Any], batch_size: int, threads: int, load: dict[str, Any]
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.engine = CaptionEngine.load(folder, **load)
+        self.decoding = DecodingConfig.model_validate(decoding)
+        self.batch_size = batch_size
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """The best caption of each row's pixels, and its score."""
+        from raycap.data.stages import tensor_column
+
+        pixels = np.array(tensor_column(rows, "pixels"))  # a copy: torch warns of Ray's read-only memory
+        found = [
+            captions[0]
+            for begin in range(0, len(pixels), self.batch_size)
+            for captions in self.engine.caption_pixels(pixels[begin : begin + self.batch_size], self.decoding)
+        ]
+        texts = pa.array([caption.text for caption in found], pa.string())
+        scores = pa.array([caption.score for caption in found], pa.float64())
+        return pa.table({"image_id": rows["image_id"], "caption": texts, "score": scores})

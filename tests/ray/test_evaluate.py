@@ -1,0 +1,91 @@
+"""Evaluation over a cluster: the engine's own captions, the metrics of raycap.metrics, a report to reproduce it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from small_run import make_picture, make_rows, make_run
+
+from raycap import checkpoint, metrics
+from raycap.checkpoint import CheckpointError
+from raycap.config import ConfigError, DataConfig
+from raycap.decoding import DecodingConfig
+from raycap.engine import CaptionEngine
+from raycap.evaluate import EvaluateConfig, EvaluateOptions, evaluate
+
+pytestmark = pytest.mark.ray
+NUM_VAL, LIMIT = 12, 11
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    make_run(folder)
+    make_rows(folder / "data", val=NUM_VAL, test=0)
+    return folder
+
+
+def config_for(folder: Path, **options: object) -> EvaluateConfig:
+    return EvaluateConfig(
+        checkpoint=str(folder / "run"),
+        data=DataConfig(path=str(folder / "data"), limit=LIMIT),
+        decoding=DecodingConfig(max_tokens=6),
+        evaluate=EvaluateOptions.model_validate({"batch_size": 2, "bootstrap": 50, **options}),
+    )
+
+
+def test_a_report_says_what_the_engine_says(
+    ray_session: None, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two engines and ragged batches give the captions that one engine gives image by image."""
+    path = Path(evaluate(config_for(folder, num_engines=2, cpus_per_engine=1)))
+    report = json.loads(path.read_text())
+    lines = [json.loads(line) for line in path.with_name("captions.jsonl").read_text().splitlines()]
+
+    engine = CaptionEngine.load(str(folder / "run"), device="cpu")
+    expected = [engine.caption(make_picture(index), max_tokens=6) for index in range(LIMIT)]
+    assert [line["image_id"] for line in lines] == [f"val-{index}" for index in range(LIMIT)]
+    assert [line["caption"] for line in lines] == [caption.text for caption in expected]
+    assert [line["score"] for line in lines] == pytest.approx([c.score for c in expected], abs=1e-4)
+    assert len({line["caption"] for line in lines}) > 1
+
+    predictions, references = [line["caption"] for line in lines], [line["references"] for line in lines]
+    assert report["metrics"] == metrics.score(predictions, references)
+    assert set(report["intervals"]) == set(report["metrics"])
+    assert all(low <= report["metrics"][name] <= high for name, (low, high) in report["intervals"].items())
+
+    assert report["num_images"] == LIMIT
+    step = str(folder / "run/checkpoints/step-00000007")
+    assert (report["checkpoint"]["path"], report["checkpoint"]["digest"]) == (
+        step,
+        checkpoint.verify(step).digest,
+    )
+    assert report["data"] == {
+        "path": str(folder / "data"),
+        "fingerprint": f"rows-{{'val': {NUM_VAL}, 'test': 0}}",
+        "limit": LIMIT,
+    }
+    assert report["decoding"] == engine.decoding(max_tokens=6).model_dump()  # the rest is the checkpoint's
+    assert path.parent.parent == folder / "run/evaluate"
+    assert path.parent.name.startswith("val-")
+
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert f"{report['metrics']['cider_d']:.4f}" in shown.err
+
+
+@pytest.mark.parametrize("split", ["test", "train", "nowhere"])
+def test_a_split_without_images_is_refused(ray_session: None, folder: Path, split: str) -> None:
+    with pytest.raises(ConfigError, match=f"no images of split '{split}' .* splits with images: val"):
+        evaluate(config_for(folder, split=split))
+
+
+def test_a_damaged_checkpoint_is_refused(ray_session: None, folder: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    weights = run / "checkpoints/step-00000007/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    config = EvaluateConfig(checkpoint=str(run), data=DataConfig(path=str(folder / "data")))
+    with pytest.raises(CheckpointError, match=r"damaged checkpoint: .*model\.safetensors has changed"):
+        evaluate(config)
