@@ -1,0 +1,363 @@
+"""BLEU, ROUGE-L and CIDEr-D of captions against references that are tokenized and counted once.
+
+`PreparedReferences` serves repeated scoring: validation each epoch, rewards, workers that score a part each.
+What a worker returns (`Statistics`) holds only per-image numbers, reduced without rounding by order.
+Knows nothing of files or of Ray.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from raycap.metrics import ptb
+from raycap.metrics.ngrams import ORDERS, DocumentFrequency, Entries, Ints, NgramTable, Words
+from raycap.metrics.rouge import rouge_l
+
+Floats = npt.NDArray[np.float64]
+NAMES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
+SIGMA = 6.0  # CIDEr-D's length penalty
+_TINY, _SMALL = 1e-15, 1e-9  # the reference's guards against zero
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What each image adds to the corpus scores."""
+
+    correct: Ints  # (images, 4) clipped n-gram matches
+    guessed: Ints  # (images, 4) n-grams of the candidate
+    length: Ints  # (images,) words of the candidate
+    reference_length: Ints  # (images,) words of the reference nearest in length
+    rouge_l: Floats  # (images,)
+    cider_d: Floats  # (images,)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Statistics]) -> Statistics:
+        """Statistics of several parts of a corpus together, in the order given."""
+        fields = cls.__dataclass_fields__
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})
+
+    def take(self, rows: Ints) -> Statistics:
+        """Statistics of some images, with repetition: what a bootstrap resamples."""
+        return Statistics(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+
+    def scores(self) -> dict[str, float]:
+        """Corpus scores. Sums are exact (integers, math.fsum), so the order of images does not matter."""
+        if not len(self.length):
+            return dict.fromkeys(NAMES, 0.0)
+        bleu = _bleu(
+            self.correct.sum(axis=0)[None],
+            self.guessed.sum(axis=0)[None],
+            self.length.sum(),
+            self.reference_length.sum(),
+        )[0]
+        means = [math.fsum(values) / len(values) for values in (self.rouge_l, self.cider_d)]
+        return dict(zip(NAMES, [*bleu.tolist(), *means], strict=True))
+
+    def each(self) -> dict[str, Floats]:
+        """Scores of each image by itself."""
+        bleu = _bleu(self.correct, self.guessed, self.length, self.reference_length)
+        return dict(zip(NAMES, [*bleu.T, self.rouge_l, self.cider_d], strict=True))
+
+
+def _bleu(correct: Ints, guessed: Ints, length: Ints, reference_length: Ints) -> Floats:
+    """BLEU-1..4, (rows, 4), with the reference's smoothing constants and brevity penalty."""
+    precision = np.cumprod((correct + _TINY) / (guessed + _SMALL), axis=1)
+    bleu = precision ** (1.0 / np.array(ORDERS))  # (rows, 4)
+    ratio = np.atleast_1d((length + _TINY) / (reference_length + _SMALL))
+    with np.errstate(under="ignore"):
+        penalty = np.where(ratio < 1, np.exp(1 - 1 / ratio), 1.0)
+    return np.asarray(bleu * penalty[:, None])
+
+
+class PreparedReferences:
+    """References tokenized and counted once.
+
+    Args:
+        references: each image's captions.
+        ids: names of the images for messages; their index by default.
+        document_frequency: for CIDEr-D; counted in these references by default.
+        following: see `raycap.metrics.ptb.tokenize`; for a part of a larger list of references.
+
+    Raises:
+        ValueError: an image without references, or a reference that is not a string.
+    """
+
+    def __init__(
+        self,
+        references: Sequence[Sequence[str]],
+        *,
+        ids: Sequence[object] | None = None,
+        document_frequency: DocumentFrequency | None = None,
+        following: Sequence[str] | None = None,
+    ) -> None:
+        self.ids = list(ids) if ids is not None else list(range(len(references)))
+        check_references(references, self.ids)
+        self.num_images = len(references)
+        captions = [caption for image in references for caption in image]
+        self.tokens = ptb.tokenize(captions, following=following)
+        sizes = np.array([len(image) for image in references], dtype=np.int64)
+        self._first = np.concatenate([[0], np.cumsum(sizes)]).astype(
+            np.int64
+        )  # (images + 1,) first caption of each
+        self._image_of = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
+        words = Words.of(self.tokens)
+        source = f"the {self.num_images} evaluated images' references"
+        own = DocumentFrequency.of(words, self._image_of, num_images=self.num_images, source=source)
+        self.document_frequency = document_frequency or own
+        self._table = own.table
+        self._lengths = words.lengths
+        self._count(words)
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def tokens_of(self, image: int) -> list[list[str]]:
+        """Tokens of an image's references."""
+        return self.tokens[int(self._first[image]) : int(self._first[image + 1])]
+
+    def _count(self, words: Words) -> None:
+        numbers = self._table.find(words)
+        weighed = self.document_frequency.table.find(words)
+        num_captions = len(words.lengths)
+        self._norms = np.zeros((num_captions, 4))
+        self._joins: list[_Join] = []
+        for order, number, df_number in zip(ORDERS, numbers, weighed, strict=True):
+            entries = Entries.of(words, order, number, number, df_number)
+            vector = entries.count * self.document_frequency.weights(order, entries.df_number)
+            squares = np.bincount(entries.owner, weights=vector**2, minlength=num_captions)
+            self._norms[:, order - 1] = np.sqrt(squares)
+            size = self._table.size(order)
+            self._joins.append(_Join.of(entries, vector, self._image_of, max(size, 1)))
+
+    def statistics(
+        self,
+        predictions: Sequence[str],
+        *,
+        images: Sequence[int] | None = None,
+        following: Sequence[str] | None = None,
+    ) -> Statistics:
+        """Per-image numbers of predictions.
+
+        Args:
+            predictions: one caption for each image, or for each of `images`.
+            images: index of the image of each prediction; several predictions may share one.
+            following: see `raycap.metrics.ptb.tokenize`.
+
+        Raises:
+            ValueError: a prediction that is not a string, or another number of them than of images.
+        """
+        image = self._images(predictions, images)
+        check_predictions(predictions, [self.ids[index] for index in image.tolist()])
+        tokens = ptb.tokenize(predictions, following=following)
+        matched = self._match(tokens, image)
+        rouge = [
+            rouge_l(caption, self.tokens_of(index))
+            for caption, index in zip(tokens, image.tolist(), strict=True)
+        ]
+        return Statistics(
+            correct=matched.correct,
+            guessed=matched.guessed,
+            length=matched.length,
+            reference_length=self._nearest_length(matched.length, image),
+            rouge_l=np.array(rouge, dtype=np.float64),
+            cider_d=matched.cider_d,
+        )
+
+    def cider_d(self, predictions: Sequence[str], *, images: Sequence[int] | None = None) -> Floats:
+        """CIDEr-D of each prediction: what a reward needs, without the other metrics' cost."""
+        image = self._images(predictions, images)
+        check_predictions(predictions, [self.ids[index] for index in image.tolist()])
+        return self._match(ptb.tokenize(predictions), image).cider_d
+
+    def _images(self, predictions: Sequence[str], images: Sequence[int] | None) -> Ints:
+        if isinstance(predictions, str):
+            raise ValueError("predictions must be a list of captions and is one string")
+        wanted = np.arange(self.num_images) if images is None else np.asarray(images, dtype=np.int64)
+        if len(predictions) != len(wanted):
+            raise ValueError(
+                f"{len(predictions)} predictions for {len(wanted)} images; give one caption an image"
+            )
+        unknown = wanted[(wanted < 0) | (wanted >= self.num_images)]
+        if len(unknown):
+            raise ValueError(
+                f"no image {unknown[0]}: the references are of images 0 to {self.num_images - 1}"
+            )
+        return wanted.astype(np.int64)
+
+    def _match(self, tokens: list[list[str]], image: Ints) -> _Matched:
+        words = Words.of(tokens)
+        _, local = NgramTable.of(words)
+        numbers = self._table.find(words)
+        same = self.document_frequency.table is self._table
+        weighed = numbers if same else self.document_frequency.table.find(words)
+        size = len(image)
+        pairs_first = np.concatenate([[0], np.cumsum(self._first[image + 1] - self._first[image])]).astype(
+            np.int64
+        )
+        pair_caption = _ranges(
+            self._first[image], self._first[image + 1]
+        )  # every (prediction, reference) pair
+        pair_owner = np.repeat(np.arange(size), np.diff(pairs_first))
+        similarity = np.zeros((len(pair_caption), 4))
+        correct = np.zeros((size, 4), dtype=np.int64)
+        bigrams = np.zeros(size, dtype=np.int64)
+        for order in ORDERS:
+            at = order - 1
+            entries = Entries.of(words, order, local[at], numbers[at], weighed[at])
+            vector = entries.count * self.document_frequency.weights(order, entries.df_number)
+            norm = np.sqrt(np.bincount(entries.owner, weights=vector**2, minlength=size))
+            if order == 2:
+                bigrams = np.bincount(entries.owner, weights=entries.count, minlength=size).astype(np.int64)
+            found = self._joins[at].find(image[entries.owner], entries.number)
+            clipped = np.minimum(entries.count, found.most)
+            correct[:, at] = np.bincount(entries.owner, weights=clipped, minlength=size).astype(np.int64)
+            row = (
+                pairs_first[entries.owner[found.entry]]
+                + found.caption
+                - self._first[image[entries.owner[found.entry]]]
+            )
+            product = np.minimum(vector[found.entry], found.vector) * found.vector
+            dot = np.bincount(row, weights=product, minlength=len(pair_caption)).astype(np.float64)
+            norms = norm[pair_owner] * self._norms[pair_caption, at]
+            similarity[:, at] = np.divide(dot, norms, out=dot.copy(), where=norms != 0)
+        difference = (bigrams[pair_owner] - self._bigrams(pair_caption)).astype(np.float64)
+        similarity *= np.exp(-(difference**2) / (2 * SIGMA**2))[:, None]
+        sums = np.stack(
+            [np.bincount(pair_owner, weights=column, minlength=size) for column in similarity.T], axis=1
+        )
+        cider = sums.mean(axis=1) / np.maximum(np.diff(pairs_first), 1) * 10.0
+        guessed = np.maximum(words.lengths[:, None] - np.arange(4), 0)
+        return _Matched(correct, guessed, words.lengths, cider)
+
+    def _bigrams(self, captions: Ints) -> Ints:
+        return np.maximum(self._lengths[captions] - 1, 0)
+
+    def _nearest_length(self, length: Ints, image: Ints) -> Ints:
+        """Words of the reference nearest in length to each prediction, the shorter of two as near."""
+        captions = _ranges(self._first[image], self._first[image + 1])
+        sizes = self._first[image + 1] - self._first[image]
+        owner = np.repeat(np.arange(len(image)), sizes)
+        words = self._lengths[captions]
+        # One number sorts by distance, then by length.
+        rank = np.abs(words - length[owner]) << 32 | words
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+        nearest: Ints = np.minimum.reduceat(rank, starts) if len(image) else rank
+        return nearest & ((1 << 32) - 1)
+
+
+@dataclass(frozen=True)
+class _Matched:
+    correct: Ints
+    guessed: Ints
+    length: Ints
+    cider_d: Floats
+
+
+@dataclass(frozen=True)
+class _Found:
+    most: Ints  # for each entry, the n-gram's largest count in one reference of the image
+    entry: Ints  # the entry of each hit
+    caption: Ints  # the reference of each hit
+    vector: Floats  # that reference's weight of the n-gram
+
+
+@dataclass(frozen=True)
+class _Join:
+    """The references' n-grams of one order, sorted by image and n-gram."""
+
+    size: int
+    keys: Ints  # image * size + number, sorted
+    caption: Ints
+    vector: Floats
+    count: Ints
+
+    @classmethod
+    def of(cls, entries: Entries, vector: Floats, image_of: Ints, size: int) -> _Join:
+        keys = image_of[entries.owner] * size + entries.number
+        order = np.argsort(keys, kind="stable")
+        return cls(size, keys[order], entries.owner[order], vector[order], entries.count[order])
+
+    def find(self, image: Ints, number: Ints) -> _Found:
+        wanted = np.where(number >= 0, image * self.size + number, -1)
+        start = np.searchsorted(self.keys, wanted, side="left")
+        stop = np.searchsorted(self.keys, wanted, side="right")
+        hits = _ranges(start, stop)
+        entry = np.repeat(np.arange(len(wanted)), stop - start)
+        most = np.zeros(len(wanted), dtype=np.int64)
+        np.maximum.at(most, entry, self.count[hits])
+        return _Found(most, entry, self.caption[hits], self.vector[hits])
+
+
+def _ranges(start: Ints, stop: Ints) -> Ints:
+    """The integers of [start, stop) of each row, one after another."""
+    sizes = stop - start
+    total = int(sizes.sum())
+    if not total:
+        return np.zeros(0, dtype=np.int64)
+    before = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    ranges: Ints = np.arange(total, dtype=np.int64) - before + np.repeat(start, sizes)
+    return ranges
+
+
+def check_references(references: Sequence[Sequence[str]], ids: Sequence[object]) -> None:
+    """Raise ValueError where references cannot be scored against, naming the image."""
+    if len(ids) != len(references):
+        raise ValueError(
+            f"{len(ids)} image ids came with references of {len(references)} images; give one each"
+        )
+    for image, captions in zip(ids, references, strict=True):
+        if isinstance(captions, str):
+            raise ValueError(f"references of image {image} must be a list of captions and are one string")
+        if not captions:
+            raise ValueError(
+                f"image {image} has no reference caption; give at least one, or leave the image out"
+            )
+        for caption in captions:
+            if not isinstance(caption, str):
+                raise ValueError(
+                    f"a reference of image {image} must be a string and is {type(caption).__name__}"
+                )
+
+
+def check_predictions(predictions: Sequence[str], ids: Sequence[object]) -> None:
+    """Raise ValueError where a prediction is not a string, naming the image."""
+    for image, caption in zip(ids, predictions, strict=True):
+        if not isinstance(caption, str):
+            raise ValueError(f"the caption of image {image} must be a string and is {type(caption).__name__}")
+
+
+def score(
+    predictions: Sequence[str], references: Sequence[Sequence[str]] | PreparedReferences
+) -> dict[str, float]:
+    """Corpus BLEU-1..4, ROUGE-L and CIDEr-D of one caption an image, as COCO evaluation computes them.
+
+    Raises:
+        ValueError: no images, an image without references, a caption that is not a string, unequal lengths.
+    """
+    return _prepared(predictions, references).statistics(predictions).scores()
+
+
+def score_each(
+    predictions: Sequence[str], references: Sequence[Sequence[str]] | PreparedReferences
+) -> dict[str, Floats]:
+    """Scores of each image by itself, (images,) arrays by metric; see `score`."""
+    return _prepared(predictions, references).statistics(predictions).each()
+
+
+def _prepared(
+    predictions: Sequence[str], references: Sequence[Sequence[str]] | PreparedReferences
+) -> PreparedReferences:
+    if isinstance(predictions, str):
+        raise ValueError("predictions must be a list of captions and is one string")
+    if not len(references):
+        raise ValueError("there is nothing to score: no images")
+    if len(predictions) != len(references):
+        raise ValueError(
+            f"{len(predictions)} predictions for {len(references)} images with references; give one caption an image"
+        )
+    return references if isinstance(references, PreparedReferences) else PreparedReferences(references)
