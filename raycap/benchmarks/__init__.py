@@ -1,0 +1,1 @@
+"""What `jobs/benchmark.py` measures, a module a section; each gives rows of figures from one run."""
