@@ -275,15 +275,8 @@ class WholeSplit(ray.train.DataConfig):  # type: ignore[misc]
         """One iterator for each dataset and worker."""
         shards: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
         for name, dataset in datasets.items():
-            ordered = dataset.context.execution_options.preserve_order
-            whole = dataset.copy(dataset)
-            whole.context.execution_options = self.default_ingest_options()
-            whole.context.execution_options.preserve_order = ordered
-            for shard, part in zip(
-                shards,
-                whole.streaming_split(world_size, equal=False, locality_hints=worker_node_ids),
-                strict=True,
-            ):
+            parts = dataset.streaming_split(world_size, equal=False, locality_hints=worker_node_ids)
+            for shard, part in zip(shards, parts, strict=True):
                 shard[name] = part
         return shards
 

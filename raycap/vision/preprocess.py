@@ -77,7 +77,8 @@ class Preprocessor:
             target = (longer, self.short_side) if width <= height else (self.short_side, longer)
         if target in ((0, 0), (height, width)):
             return image
-        if self.resample not in TORCH_MODES:
+        # Enlarging shows the rounding of torch's 16-bit weights, and small images cost Pillow little.
+        if self.resample not in TORCH_MODES or target[0] > height or target[1] > width:
             return np.asarray(
                 Image.fromarray(image).resize((target[1], target[0]), Image.Resampling(self.resample))
             )
@@ -119,7 +120,8 @@ def _load_processor(folder: Path) -> Any:
     try:
         return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"the image processor in {folder} cannot be read: {error}") from None
+        reason = str(error).strip().splitlines()[0].split(". ")[0]
+        raise ConfigError(f"the image processor in {folder} cannot be read: {reason}") from None
 
 
 def _geometry(processor: Any) -> dict[str, Any]:
