@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     app = build_app()
     try:
         app.config = [Env("RAYCAP_", command=False), Dict(read_document(tokens), use_commands_as_keys=False)]
-        app(tokens, exit_on_error=False, print_error=False)
+        code = app(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         fail(2, describe_usage_error(error))
     except ConfigError as error:
@@ -72,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(1, str(error))
     except KeyboardInterrupt:
         fail(130, "interrupted")
+    if isinstance(code, int) and code:  # a command that went on past what it could not do
+        raise SystemExit(code)
 
 
 def expand_shorthand(token: str) -> str:

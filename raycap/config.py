@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 
 class ConfigError(ValueError):
@@ -44,7 +45,9 @@ class DataConfig(Frozen):
 def preset_names() -> list[str]:
     """Names of the presets that come with raycap."""
     folder = resources.files("raycap") / "presets"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def load_document(preset: str) -> dict[str, Any]:
@@ -56,12 +59,16 @@ def load_document(preset: str) -> dict[str, Any]:
     path = Path(preset)
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
-            raise ConfigError(f"no such file: {preset}; give a YAML file or a preset: {', '.join(preset_names())}")
+            raise ConfigError(
+                f"no such file: {preset}; give a YAML file or a preset: {', '.join(preset_names())}"
+            )
         text = path.read_text(encoding="utf-8")
     elif preset in preset_names():
         text = (resources.files("raycap") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
     else:
-        raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(preset_names())} (or a path to a .yaml file)")
+        raise ConfigError(
+            f"unknown preset {preset!r}; known: {', '.join(preset_names())} (or a path to a .yaml file)"
+        )
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -73,7 +80,11 @@ def load_document(preset: str) -> dict[str, Any]:
 
 def describe_validation_error(error: ValidationError) -> str:
     """One line for each wrong setting: its dotted name, what came and what is allowed."""
-    return "\n".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'config'}: {item['msg']} (got {item['input']!r})"
-        for item in error.errors(include_url=False)
-    )
+    return "\n".join(_describe(item) for item in error.errors(include_url=False))
+
+
+def _describe(item: ErrorDetails) -> str:
+    where = "".join(f"{part}." for part in item["loc"]).removesuffix(".")
+    if item["type"] == "value_error":  # our own sentence, which says what came
+        return ": ".join(filter(None, [where, item["msg"].removeprefix("Value error, ")]))
+    return f"{where or 'config'}: {item['msg']} (got {item['input']!r})"
