@@ -82,7 +82,7 @@ def watched(board: Board, *, console: Console | None = None) -> Iterator[None]:
     """Draw what the board shows for as long as the block runs."""
     console = console or Console(stderr=True)
     done = threading.Event()
-    draw = _draw_bar if console.is_terminal else _draw_lines
+    draw = draw_bar if console.is_terminal else draw_lines
     thread = threading.Thread(target=draw, args=(board, console, done), name="raycap-screen", daemon=True)
     thread.start()
     try:
@@ -115,7 +115,8 @@ def clock_time(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
-def _draw_bar(board: Board, console: Console, done: threading.Event) -> None:
+def draw_bar(board: Board, console: Console, done: threading.Event) -> None:
+    """For a terminal: a bar that moves, lines above it."""
     columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(describe({}), total=1.0)
@@ -125,7 +126,8 @@ def _draw_bar(board: Board, console: Console, done: threading.Event) -> None:
             progress.update(task, completed=state.get("share", 0.0), description=describe(state))
 
 
-def _draw_lines(board: Board, console: Console, done: threading.Event) -> None:
+def draw_lines(board: Board, console: Console, done: threading.Event) -> None:
+    """For a log: lines as they come, and how far the run is every few seconds."""
     shown, text = time.monotonic(), ""
     for state, lines in _states(board, done):
         for line in lines:

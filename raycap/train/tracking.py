@@ -85,7 +85,7 @@ class Tracker:
 
 
 def _group(group: str, name: str) -> str:
-    return name if name == "step" else f"{group}/{name}"
+    return name if name in {"step", "epoch"} else f"{group}/{name}"
 
 
 def _has_key() -> bool:

@@ -1,0 +1,150 @@
+"""What stops a run before it starts, in one sentence each."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_family import make_base
+
+from raycap.config import ConfigError
+from raycap.train import TrainConfig, launch
+from raycap.train.checks import (
+    backend,
+    check,
+    check_resources,
+    device_on,
+    forwarded_environment,
+    with_absolute_paths,
+)
+from raycap.train.tracking import check_tracking
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "data": {"path": str(tmp_path / "data")},
+        "encoder": {"name": "owner/encoder"},
+        "featurize": {"output": str(tmp_path / "features")},
+        "model": make_base(tmp_path / "base").model_dump(),
+        "train": {"run": str(tmp_path / "run")},
+    }
+
+
+def configure(document: dict[str, Any], **train: object) -> TrainConfig:
+    return TrainConfig.model_validate({**document, "train": {**document["train"], **train}})
+
+
+def test_too_many_workers_for_the_cluster(document: dict[str, Any]) -> None:
+    config = configure(document, num_workers=3, cpus_per_worker=2, device="cpu")
+    check_resources(config, cluster={"CPU": 6.0})
+    with pytest.raises(ConfigError, match="need 6 CPUs and the cluster has 4; take fewer of either"):
+        check_resources(config, cluster={"CPU": 4.0})
+    config = configure(document, num_workers=4, gpus_per_worker=0.5, device="cuda")
+    check_resources(config, cluster={"CPU": 8.0, "GPU": 2.0})
+    with pytest.raises(ConfigError, match="need 2 GPUs and the cluster has 1; take fewer workers"):
+        check_resources(config, cluster={"CPU": 8.0, "GPU": 1.0})
+    with pytest.raises(ConfigError, match="several workers cannot share it"):
+        check_resources(configure(document, num_workers=2, device="mps"), cluster={"CPU": 8.0})
+
+
+def test_streaming_needs_cpus_beside_the_workers(
+    document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that hold every CPU leave none to make features with, and nothing would ever move."""
+    monkeypatch.setattr(
+        "raycap.train.checks.required_cpus", lambda options, cache: 2 if cache == "none" else 0
+    )
+    config = configure(document, num_workers=2, cache="none", device="cpu")
+    check_resources(config, cluster={"CPU": 4.0})
+    with pytest.raises(
+        ConfigError, match=r"workers take 2 of 3 CPUs and train.cache=none needs 2 beside them"
+    ):
+        check_resources(config, cluster={"CPU": 3.0})
+    check_resources(configure(document, num_workers=2, device="cpu"), cluster={"CPU": 2.0})
+
+
+def test_device_follows_the_cluster(document: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raycap.train.checks.choose_device", lambda requested: "cpu")
+    assert device_on(configure(document, num_workers=2), cluster={"CPU": 8.0, "GPU": 2.0}) == "cuda"
+    assert device_on(configure(document, num_workers=2), cluster={"CPU": 8.0, "GPU": 1.0}) == "cpu"
+    assert device_on(configure(document, device="cpu"), cluster={"GPU": 9.0}) == "cpu"
+    monkeypatch.setattr("raycap.train.checks.choose_device", lambda requested: "mps")
+    assert device_on(configure(document), cluster={"CPU": 8.0}) == "mps"
+    assert device_on(configure(document, num_workers=2), cluster={"CPU": 8.0}) == "cpu"
+    assert backend(configure(document), device="cuda") == "nccl"
+    assert backend(configure(document, gpus_per_worker=0.5), device="cuda") == "gloo"
+
+
+def test_missing_data_names_the_command(document: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="run `raycap prepare` first"):
+        check(configure(document), run=document["train"]["run"])
+
+
+def test_unknown_metric_names_the_known_ones(document: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/manifest.json").write_text('{"fingerprint": "f", "counts": {"train": 1}}')
+    with pytest.raises(ConfigError, match=r"unknown train.metric 'cider'; known: bleu_1, .*cider_d"):
+        check(configure(document, metric="cider"), run=document["train"]["run"])
+
+
+def test_a_used_run_folder_names_resume(document: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.jsonl").touch()
+    with pytest.raises(
+        ConfigError, match=r"is not empty: continue that run with `raycap train --resume .*run`"
+    ):
+        launch.train(configure(document))
+
+
+def test_resume_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no run at .*: config.yaml is not there"):
+        launch.resume(str(tmp_path))
+
+
+def test_tracking_without_key_or_disk(
+    document: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    online = TrainConfig.model_validate({**document, "tracking": {"wandb": "online"}}).tracking
+    with pytest.raises(ConfigError, match="needs a key: set WANDB_API_KEY"):
+        check_tracking(online, run=str(tmp_path))
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password 0123456789\n")
+    check_tracking(online, run=str(tmp_path))
+    offline = TrainConfig.model_validate({**document, "tracking": {"wandb": "offline"}}).tracking
+    with pytest.raises(ConfigError, match="is on no disk; use online or off"):
+        check_tracking(offline, run="s3://bucket/run?region=eu-west-1")
+
+
+def test_local_folders_become_absolute_and_hub_names_stay(
+    document: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    document["data"]["path"] = "data"
+    document["model"]["language_model"] = "base"
+    config = with_absolute_paths(configure(document), run=str(tmp_path / "run"))
+    assert config.data.path == str(tmp_path / "data")
+    assert config.model.model_dump()["language_model"] == str(tmp_path / "base")
+    assert config.encoder.name == "owner/encoder"
+
+
+def test_the_users_settings_reach_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "RAYCAP_PLUGINS": "mine",
+        "HF_HOME": "/hub",
+        "WANDB_MODE": "offline",
+        "OTHER": "x",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", "/plugins")
+    forwarded = forwarded_environment()
+    assert {
+        "RAYCAP_PLUGINS": "mine",
+        "HF_HOME": "/hub",
+        "PYTHONPATH": "/plugins",
+    }.items() <= forwarded.items()
+    assert "OTHER" not in forwarded
+    monkeypatch.delenv("RAYCAP_PLUGINS")
+    assert "PYTHONPATH" not in forwarded_environment()
