@@ -39,7 +39,14 @@ def make_tokenizer(folder: Path, *, vocab_size: int = 384) -> Path:
 
 
 def make_language_model(
-    folder: Path, *, layers: int = 2, model_dim: int = 32, heads: int = 2, positions: int = 64, seed: int = 0
+    folder: Path,
+    *,
+    layers: int = 2,
+    model_dim: int = 32,
+    heads: int = 2,
+    positions: int = 64,
+    spread: float = 0.2,
+    seed: int = 0,
 ) -> Path:
     """A GPT-2 of random weights and its tokenizer, as `from_pretrained` reads them.
 
@@ -58,7 +65,7 @@ def make_language_model(
         n_head=heads,
         bos_token_id=0,
         eos_token_id=0,
-        initializer_range=0.2,
+        initializer_range=spread,
     )
     model = GPT2LMHeadModel(config)
     torch.nn.init.constant_(model.transformer.ln_f.weight, 3.0)

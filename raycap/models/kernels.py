@@ -7,6 +7,7 @@ re-ordered at every call), and int8. A layer takes (rows, in) and gives (rows, o
 from __future__ import annotations
 
 import functools
+import math
 import platform
 from typing import Literal, Protocol
 
@@ -87,7 +88,7 @@ class PlainLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         product = torch.addmm(self.bias, x.to(self.weight.dtype), self.weight)
-        return functional.gelu(product, approximate="tanh") if self.gelu else product
+        return gelu_(product) if self.gelu else product
 
 
 class PackedLinear:
@@ -121,34 +122,44 @@ class Int8Linear:
 
     def __init__(self, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> None:
         self.gelu = gelu
-        self.levels = int8_levels(weight.device.type)
+        levels = int8_levels(weight.device.type)
+        self.levels = torch.tensor(float(levels))
         peak = weight.abs().amax(dim=1).clamp_min(1e-12)  # (out,)
         quantized = (weight * (127 / peak[:, None])).round().to(torch.int8)  # (out, in)
         self.weight = torch.ops.onednn.qlinear_prepack(quantized, None)
-        self.scales = peak / (127 * self.levels)
+        self.scales = peak / (127 * levels)
         self.zero_points = torch.zeros(len(weight), dtype=torch.int64)
-        self.middle = torch.tensor(self.levels + 1.5)  # the half makes truncation round
         self.bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
         peak = self.peak(x)
         product = torch.addcmul(self.bias, self.unscaled(x, peak), peak)
-        return functional.gelu(product, approximate="tanh") if self.gelu else product
+        return gelu_(product) if self.gelu else product
 
     @staticmethod
     def peak(x: Tensor) -> Tensor:
         """Largest magnitude of every row, (rows, 1)."""
-        largest: Tensor = torch.linalg.vector_norm(x, torch.inf, dim=1, keepdim=True)
-        return largest
+        return x.abs().amax(dim=1, keepdim=True)
 
     def unscaled(self, x: Tensor, peak: Tensor) -> Tensor:
         """weight @ (x / peak), peak (rows, 1) being the rows' largest magnitudes."""
-        rows = torch.addcmul(self.middle, x, peak.reciprocal(), value=self.levels).to(torch.uint8)
+        signed = (x * torch.div(self.levels, peak)).round_().to(torch.int8)
+        # Every x86 kernel takes unsigned rows, only AMX signed ones. Float to uint8 directly is 3x slower.
+        rows = signed.view(torch.uint8).bitwise_xor_(128)  # +128
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
-            rows, 1.0, self.levels + 1, self.weight, self.scales, self.zero_points, None,
+            rows, 1.0, 128, self.weight, self.scales, self.zero_points, None,
             1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
         return product  # (rows, out)
+
+
+def gelu_(x: Tensor) -> Tensor:
+    """GELU in its tanh form, in place. Written as x * sigmoid(...): 1.7x faster on CPU than torch's kernel."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return functional.gelu(x, approximate="tanh")
+    slope = 2 * (2 / math.pi) ** 0.5
+    inner = x * x
+    return x.mul_(inner.mul_(0.044715 * slope).add_(slope).mul_(x).sigmoid_())
 
 
 @functools.cache

@@ -1,6 +1,7 @@
-"""Parts that families share: the layout of packed captions, the loss over a frozen head, attention.
+"""Parts that families share: the layout of packed captions, attention, dropout, the loss over a frozen head.
 
-Packed batches are described in schema.CaptionBatch. Nothing here knows a family.
+Packed batches are described in schema.CaptionBatch. Nothing here knows a family. Where an operation is written
+out for CPUs it is because torch's own took several times as long there, forward and backward, in bfloat16.
 """
 
 from __future__ import annotations
@@ -9,37 +10,50 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-LOSS_ROWS = 256  # tokens whose logits are held at once: 256 x 50,257 float32 = 51 MB
+from raycap.schema import CaptionBatch
+
+LOSS_ROWS = 256  # tokens whose logits are held at once: 256 x 50,257 bfloat16 = 26 MB
+
+
+class Grid:
+    """Real tokens laid out in padded rows, and back."""
+
+    def __init__(self, cells: Tensor, *, rows: int, columns: int) -> None:
+        self.cells = cells  # (real,) int64: each token's place in rows * columns
+        self.rows, self.columns = rows, columns
+
+    def spread(self, tokens: Tensor) -> Tensor:
+        """(real, width) -> (rows, columns, width), zeros in the padding."""
+        if len(self.cells) < self.rows * self.columns:
+            padded = tokens.new_zeros(self.rows * self.columns, tokens.shape[-1])
+            tokens = padded.index_copy(0, self.cells, tokens)
+        return tokens.view(self.rows, self.columns, tokens.shape[-1])
+
+    def collect(self, rows: Tensor) -> Tensor:
+        """(rows, columns, ...) -> (real, ...)."""
+        flat = rows.flatten(0, 1)
+        return flat if len(self.cells) == len(flat) else flat.index_select(0, self.cells)
 
 
 class PackedTokens:
     """Where the real tokens of a packed batch lie.
 
-    Linear layers run over the real tokens alone, (real, width), so padding costs nothing there; attention
-    needs rows, (batch, tokens, width): `spread` and `collect` go between the two.
+    Linear layers run over the real tokens alone, (real, width), so padding costs nothing there. Attention needs
+    rows: cross-attention those of `images`, as the batch has them, so that an image's captions share its keys and
+    values; self-attention those of `captions`, where "causal" is all the mask there is.
     """
 
-    def __init__(self, caption_index: Tensor) -> None:
-        self.shape = caption_index.shape  # (batch, tokens)
-        self.positions = (caption_index >= 0).flatten().nonzero().squeeze(1)  # (real,) into batch * tokens
-        same = caption_index[:, :, None] == caption_index[:, None, :]  # (batch, tokens, tokens)
-        # A padding position sees the padding before it and itself: a row of nothing but -inf would give NaN.
-        self.mask = same.tril().unsqueeze(1)  # (batch, 1, tokens, tokens) True where attention is allowed
-
-    def spread(self, packed: Tensor) -> Tensor:
-        """(real, width) -> (batch, tokens, width), zeros in the padding."""
-        batch, tokens = self.shape
-        if len(self.positions) < batch * tokens:
-            rows = packed.new_zeros(batch * tokens, packed.shape[-1])
-            packed = rows.index_copy(0, self.positions, packed)
-        return packed.view(batch, tokens, packed.shape[-1])
-
-    def collect(self, rows: Tensor) -> Tensor:
-        """(batch, tokens, ...) -> (real, ...)."""
-        flat = rows.flatten(0, 1)
-        return flat if len(self.positions) == len(flat) else flat.index_select(0, self.positions)
+    def __init__(self, batch: CaptionBatch) -> None:
+        index, positions = batch["caption_index"], batch["position_ids"]  # (batch, tokens)
+        flat = (index >= 0).flatten().nonzero().squeeze(1)  # (real,)
+        self.images = Grid(flat, rows=index.shape[0], columns=index.shape[1])
+        per_image = index.amax(dim=1) + 1  # (batch,)
+        number = (per_image.cumsum(0) - per_image)[:, None] + index  # (batch, tokens) of each token's caption
+        longest = int(positions.max()) + 1
+        cells = (number * longest + positions).flatten().index_select(0, flat)  # (real,)
+        self.captions = Grid(cells, rows=int(per_image.sum()), columns=longest)
 
 
 def split_heads(rows: Tensor, heads: int) -> Tensor:
@@ -51,6 +65,37 @@ def split_heads(rows: Tensor, heads: int) -> Tensor:
 def merge_heads(heads: Tensor) -> Tensor:
     """(batch, heads, tokens, head_dim) -> (batch, tokens, heads * head_dim)."""
     return heads.transpose(1, 2).flatten(2)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, *, causal: bool = False) -> Tensor:
+    """Attention of (batch, heads, tokens, head_dim), scaled by head_dim**-0.5."""
+    if queries.device.type != "cpu" or queries.dtype == torch.float32:
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)  # (batch, heads, tokens, keys)
+    if causal:
+        later = torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype).triu(1)
+        scores = scores + later
+    attended: Tensor = scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
+    return attended
+
+
+class Dropout(nn.Module):
+    """Dropout; on CPUs its random numbers are bytes, so that `p` is rounded to 1/256 there."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeros for the share p, the rest scaled up; x itself in eval mode."""
+        if not self.training or not self.p:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.p)
+        dropped = min(max(round(self.p * 256), 1), 255)  # of 256
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), 2**63 - 1)
+        keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+        return x * keep.to(x.dtype).mul_(256 / (256 - dropped))
 
 
 def keep_some_patches(features: Tensor, *, drop: float) -> Tensor:
@@ -82,18 +127,21 @@ class _FrozenHeadLoss(torch.autograd.Function):
         plain = hidden.new_zeros((), dtype=torch.float32)
         for begin in range(0, len(hidden), LOSS_ROWS):
             rows = slice(begin, begin + LOSS_ROWS)
+            chosen = targets[rows, None]  # (rows, 1)
             logits = hidden[rows] @ head.T  # (rows, vocab)
-            log_p = logits.log_softmax(-1, dtype=torch.float32)
-            chosen = log_p.gather(1, targets[rows, None])
-            plain -= chosen.sum()
+            # Without a gradient to make from them, probabilities are worth float32.
+            softmax = logits.softmax(-1, dtype=None if gradient is not None else torch.float32)
+            log_p = softmax.gather(1, chosen).float().clamp_min(1e-38).log()  # (rows, 1)
+            plain -= log_p.sum()
             if smoothing:
-                loss -= (1 - smoothing) * chosen.sum() + smoothing * log_p.mean(-1).sum()
+                normaliser = logits.gather(1, chosen).float() - log_p
+                even = (logits.mean(-1, keepdim=True, dtype=torch.float32) - normaliser).sum()
+                loss -= (1 - smoothing) * log_p.sum() + smoothing * even
             if gradient is not None:
-                slope = log_p.exp_()
                 if smoothing:
-                    slope -= smoothing / slope.shape[1]
-                slope.scatter_add_(1, targets[rows, None], torch.full_like(chosen, smoothing - 1))
-                gradient[rows] = slope.to(head.dtype) @ head
+                    softmax -= smoothing / softmax.shape[1]
+                softmax.scatter_add_(1, chosen, softmax.new_full(chosen.shape, smoothing - 1))
+                gradient[rows] = softmax @ head
         ctx.gradient = gradient
         ctx.mark_non_differentiable(plain)
         return (loss if smoothing else plain.clone()), plain
@@ -117,9 +165,8 @@ def frozen_head_loss(
     Returns:
         The loss with smoothing, and without (which has no gradient): float32 scalars.
     """
-    device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    with torch.autocast(device, enabled=False):
+    dtype = compute_dtype(hidden)
+    with torch.autocast(hidden.device.type, enabled=False):
         loss: Tensor
         plain: Tensor
         loss, plain = _FrozenHeadLoss.apply(  # type: ignore[no-untyped-call]
@@ -128,13 +175,7 @@ def frozen_head_loss(
     return loss, plain
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention of (batch, heads, tokens, head_dim), scaled by head_dim**-0.5; mask: True where allowed."""
-    if queries.device.type != "cpu" or queries.dtype == torch.float32:
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    # In bfloat16 torch's fused kernel for CPUs takes 4 to 6 times as long, forward and backward, as this.
-    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)  # (batch, heads, tokens, keys)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    attended: Tensor = scores.softmax(-1) @ values
-    return attended
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What matrix products of x run in: autocast's type where it is on, else its own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -20,6 +20,7 @@ from raycap.decoding import DecodingConfig
 from raycap.models import select_family
 from raycap.models.gpt2_cross import Gpt2CrossConfig
 from raycap.models.gpt2_cross.cross_attention import CrossAttention
+from raycap.models.gpt2_cross.decoder import Decoder
 from raycap.models.gpt2_cross.export import to_transformers, transformers_features
 from raycap.models.gpt2_cross.model import Gpt2Cross
 from raycap.models.gpt2_cross.weights import effective_linear
@@ -32,7 +33,7 @@ VISION_DIM = 24
 @pytest.fixture(scope="module")
 def wide_language_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Two heads of 64, so that every head size of the cross-attention fits into GPT-2's own."""
-    return str(make_language_model(tmp_path_factory.mktemp("wide"), model_dim=128, heads=2))
+    return str(make_language_model(tmp_path_factory.mktemp("wide"), model_dim=128, heads=2, spread=0.08))
 
 
 def build(language_model: str, **settings: Any) -> Gpt2Cross:
@@ -49,7 +50,7 @@ def randomise(model: Gpt2Cross, *, seed: int = 1) -> Gpt2Cross:
     for parameter in model.parameters():
         if parameter.requires_grad:
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.data.add_(noise, alpha=0.05 if parameter.ndim else 1.0)
+            parameter.data.add_(noise if parameter.ndim else torch.tensor(14.0), alpha=0.05)
     return model
 
 
@@ -108,10 +109,14 @@ def test_captions_are_those_of_generate(wide_language_model: str, beams: int, st
             do_sample=False,
             pad_token_id=model.tokenizer.end_id,
         )
-    expected = [model.tokenizer.decode(row[1:].tolist()) for row in generated]
-    found = model.caption(batch["features"], DecodingConfig(beams=beams, max_tokens=12))
-    assert len(set(expected)) == 6
-    assert [of_image[0].text for of_image in found] == expected
+    end = model.tokenizer.end_id
+    expected = [[*row[1:].tolist(), end] for row in generated]
+    decoding = DecodingConfig(beams=beams, max_tokens=12)
+    found = Decoder.from_model(model).caption(batch["features"], decoding)
+    assert len({tuple(ids) for ids in expected}) >= 4
+    assert [of_image[0].token_ids for of_image in found] == [ids[: ids.index(end)] for ids in expected]
+    texts = [of_image[0].text for of_image in model.caption(batch["features"], decoding)]
+    assert texts == [model.tokenizer.decode(ids) for ids in expected]
 
 
 @pytest.mark.parametrize("start", ["projection", "gate"])
@@ -213,14 +218,41 @@ def test_a_batch_without_labels_has_zero_loss_and_a_gradient(tiny_language_model
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-def test_bfloat16_attention_on_cpu_is_the_fused_one() -> None:
+@pytest.mark.parametrize("causal", [True, False])
+def test_bfloat16_attention_on_cpu_is_the_fused_one(causal: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     queries, keys, values = (torch.randn(2, 3, 6, 8, generator=generator) for _ in range(3))
-    mask = torch.ones(6, 6, dtype=torch.bool).tril()[None, None].expand(2, 1, 6, 6)
-    expected = layers.attend(queries, keys, values, mask)
-    low = layers.attend(*(t.bfloat16() for t in (queries, keys, values)), mask)
+    expected = layers.attend(queries, keys, values, causal=causal)
+    low = layers.attend(*(t.bfloat16() for t in (queries, keys, values)), causal=causal)
     assert low.dtype == torch.bfloat16
     assert (low.float() - expected).abs().max() < 0.03
+
+
+def test_dropout_keeps_its_share_and_the_mean() -> None:
+    torch.manual_seed(0)
+    dropout = layers.Dropout(0.25)
+    x = torch.ones(1001, 99, requires_grad=True)
+    out = dropout(x)
+    assert (out == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert out.mean().item() == pytest.approx(1.0, abs=0.01)
+    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    assert torch.equal(gradient, out)
+    assert not torch.equal(dropout(x), out)
+    assert dropout.eval()(x) is x
+
+
+def test_layout_of_packed_tokens(tiny_language_model: str) -> None:
+    tokenizer = CaptionTokenizer.load(tiny_language_model)
+    captions = captions_of(3, per_image=2)
+    captions[1] = captions[1][:1]
+    batch = make_batch(tokenizer, captions)
+    layout = layers.PackedTokens(batch)
+    rows = unpack(batch, fill_id=0)
+    ids = layout.images.collect(batch["input_ids"])
+    assert torch.equal(layout.captions.spread(ids[:, None])[..., 0], rows.input_ids)
+    assert torch.equal(layout.captions.collect(rows.input_ids), ids)
+    assert torch.equal(layout.images.collect(layout.images.spread(ids[:, None])[..., 0]), ids)
 
 
 def test_some_patches_are_kept() -> None:
@@ -405,7 +437,7 @@ def test_tokenizer_with_more_tokens_than_the_model_is_refused(tiny_language_mode
 
 
 def test_captions_longer_than_the_positions_are_refused(tiny_language_model: str) -> None:
-    with pytest.raises(ValueError, match=r"max_tokens=65, and .* has 64"):
+    with pytest.raises(ValueError, match=r"max_tokens=65 is above the model's 64"):
         build(tiny_language_model).caption(torch.zeros(1, 5, VISION_DIM), DecodingConfig(max_tokens=65))
 
 

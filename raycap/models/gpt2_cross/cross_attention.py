@@ -51,9 +51,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, hidden: Tensor, features: Tensor, layout: PackedTokens) -> Tensor:
         """What to add to hidden (real, model_dim), from normalised features (batch, patches, vision_dim)."""
-        queries = split_heads(layout.spread(self.query(self.norm(hidden))), self.heads)
+        queries = split_heads(layout.images.spread(self.query(self.norm(hidden))), self.heads)
         attended = attend(queries, *self.project(features))  # (batch, heads, tokens, head_dim)
-        output: Tensor = self.output(layout.collect(merge_heads(attended)))  # (real, model_dim)
+        output: Tensor = self.output(layout.images.collect(merge_heads(attended)))  # (real, model_dim)
         return output if self.gate is None else output * self.gate.tanh()
 
     def folded_output(self) -> tuple[Tensor, Tensor]:

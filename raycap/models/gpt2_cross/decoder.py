@@ -21,7 +21,7 @@ from raycap.models.gpt2_cross.decoder_weights import (
     of_gpt2_cross,
     of_transformers,
 )
-from raycap.models.kernels import PRECISIONS, Head, Linear, Precision, linear
+from raycap.models.kernels import DTYPES, PRECISIONS, Head, Linear, Precision, linear
 
 if TYPE_CHECKING:
     from raycap.models.gpt2_cross.model import Gpt2Cross
@@ -150,79 +150,67 @@ class CaptionStepper:
         self.device = decoder.device
         self.position = 0
         batch, patches, _ = features.shape
+        self.dtype = _attention_dtype(decoder)
         rows = features.to(self.device, torch.float32).flatten(0, 1)  # (batch * patches, vision_dim)
         rows = rows if decoder.feature_norm is None else decoder.feature_norm(rows)
+        self.cross = [self._image(block.cross_keys_values(rows), batch, patches) for block in decoder.blocks]
         slots = 1 + (max_tokens - 1) * width
-        # Per block keys and values: (2, batch * heads, patches or slots, head_dim)
-        self.cross = [self._split(block.cross_keys_values(rows), batch, patches) for block in decoder.blocks]
-        model_dim = decoder.positions.shape[1]
-        shape = (2, batch * decoder.heads, slots, model_dim // decoder.heads)
-        dtype = self.cross[0].dtype
-        self.past = [torch.empty(shape, dtype=dtype, device=self.device) for _ in decoder.blocks]
-        self.ancestry = Ancestry(batch, slots=slots, dtype=dtype, device=self.device)
+        shape = (2, batch, decoder.heads, slots, decoder.positions.shape[1] // decoder.heads)
+        self.past = [torch.empty(shape, dtype=self.dtype, device=self.device) for _ in decoder.blocks]
+        self.ancestry = Ancestry(batch, slots=slots, dtype=self.dtype, device=self.device)
 
-    def _split(self, joint: Tensor, batch: int, patches: int) -> Tensor:
-        heads = self.decoder.cross_heads
-        parts = joint.view(batch, patches, 2, heads, -1).permute(2, 0, 3, 1, 4)
-        return parts.reshape(2, batch * heads, patches, -1)  # (2, batch * heads, patches, head_dim)
+    def _image(self, joint: Tensor, batch: int, patches: int) -> tuple[Tensor, Tensor]:
+        """Keys (batch, heads, head_dim, patches) and values (batch, heads, patches, head_dim) for all steps."""
+        parts = joint.view(batch, patches, 2, self.decoder.cross_heads, -1).to(self.dtype)
+        keys, values = parts[:, :, 0], parts[:, :, 1]
+        return keys.permute(0, 2, 3, 1).contiguous(), values.transpose(1, 2).contiguous()
 
     def step(self, tokens: Tensor, parents: Tensor | None) -> Tensor:
         """See decoding.Stepper."""
         decoder, (batch, beams) = self.decoder, tokens.shape
-        first = self.ancestry.used
+        fresh = slice(self.ancestry.used, self.ancestry.used + beams)
         mask = self.ancestry.advance(beams, parents)  # (batch, beams, slots in use)
         x = decoder.embeddings[tokens.flatten()].float() + decoder.positions[self.position]
-        for block, past, cross in zip(decoder.blocks, self.past, self.cross, strict=True):
-            joint = block.queries_keys_values(block.norm(x))  # (rows, 3 * model_dim)
-            queries = self._remember(joint.view(batch, beams, 3, decoder.heads, -1), past, first)
-            used = past[:, :, : self.ancestry.used]
-            x += block.output(_attend(queries, used, mask, batch))
-            queries = _by_head(
-                block.cross_queries(block.cross_norm(x)).view(batch, beams, decoder.cross_heads, -1)
-            )
-            x += block.cross_output(_attend(queries, cross, None, batch))
+        for block, past, (cross_keys, cross_values) in zip(
+            decoder.blocks, self.past, self.cross, strict=True
+        ):
+            joint = block.queries_keys_values(block.norm(x)).view(batch, beams, 3, decoder.heads, -1)
+            past[:, :, :, fresh].copy_(joint[:, :, 1:].permute(2, 0, 3, 1, 4))
+            keys, values = past[:, :, :, : self.ancestry.used]  # (batch, heads, slots in use, head_dim)
+            x += block.output(self._attend(joint[:, :, 0], keys.transpose(2, 3), values, mask))
+            queries = block.cross_queries(block.cross_norm(x)).view(batch, beams, decoder.cross_heads, -1)
+            x += block.cross_output(self._attend(queries, cross_keys, cross_values, None))
             x += block.mlp(x)
         self.position += 1
         return decoder.head(decoder.final_norm(x)).view(batch, beams, -1)
 
-    def _remember(self, joint: Tensor, past: Tensor, first: int) -> Tensor:
-        """Write keys and values of joint (batch, beams, 3, heads, head_dim) to the cache; the queries by head."""
-        batch, beams, _, heads, _ = joint.shape
-        places = past.view(2, batch, heads, past.shape[2], -1)[:, :, :, first : first + beams]
-        places.copy_(joint[:, :, 1:].permute(2, 0, 3, 1, 4))
-        return _by_head(joint[:, :, 0])
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of queries (batch, beams, heads, head_dim); the mask (batch, beams, slots) is added.
+
+        Keys are (batch, heads, head_dim, slots), values (batch, heads, slots, head_dim).
+
+        Returns:
+            (batch * beams, heads * head_dim)
+        """
+        batch, beams, _, _ = queries.shape
+        by_head = queries.transpose(1, 2).to(self.dtype).flatten(0, 1)  # (batch * heads, beams, head_dim)
+        scores = torch.bmm(by_head, keys.flatten(0, 1))  # (batch * heads, beams, slots)
+        if mask is not None:
+            scores.view(batch, -1, *mask.shape[1:]).add_(mask[:, None])
+        attended = torch.bmm(scores.softmax(-1), values.flatten(0, 1))  # (batch * heads, beams, head_dim)
+        by_beam = attended.view(batch, -1, *attended.shape[1:]).transpose(1, 2)
+        return by_beam.reshape(batch * beams, -1)
 
     def keep(self, images: Tensor) -> None:
         """See decoding.Stepper."""
-        self.past = [_images(past, images, self.decoder.heads) for past in self.past]
-        self.cross = [_images(cross, images, self.decoder.cross_heads) for cross in self.cross]
+        self.past = [past[:, images] for past in self.past]
+        self.cross = [(keys[images], values[images]) for keys, values in self.cross]
         self.ancestry.keep(images)
 
 
-def _images(state: Tensor, images: Tensor, heads: int) -> Tensor:
-    by_image = state.view(2, -1, heads, *state.shape[2:])  # (2, batch, heads, slots, head_dim)
-    return by_image[:, images].flatten(1, 2)
-
-
-def _by_head(queries: Tensor) -> Tensor:
-    batch, beams, heads, head_dim = queries.shape
-    return queries.transpose(1, 2).reshape(batch * heads, beams, head_dim)
-
-
-def _attend(queries: Tensor, keys_values: Tensor, mask: Tensor | None, batch: int) -> Tensor:
-    """Queries (batch * heads, beams, head_dim), keys and values (2, batch * heads, slots, head_dim).
-
-    Returns:
-        (batch * beams, heads * head_dim)
-    """
-    keys, values = keys_values
-    scores = torch.bmm(queries, keys.transpose(1, 2))  # (batch * heads, beams, slots)
-    if mask is not None:
-        scores.view(batch, -1, *mask.shape[1:]).add_(mask[:, None])
-    attended = torch.bmm(scores.softmax(-1), values)  # (batch * heads, beams, head_dim)
-    beams, head_dim = attended.shape[1:]
-    by_beam = attended.view(batch, -1, beams, head_dim).transpose(1, 2)  # (batch, beams, heads, head_dim)
-    return by_beam.reshape(batch * beams, -1)
+def _attention_dtype(decoder: Decoder) -> torch.dtype:
+    """On CPU float32 always: bfloat16 saves nothing at these sizes and costs 20 us a product."""
+    return torch.float32 if decoder.device.type == "cpu" else DTYPES[decoder.precision]
 
 
 def _vocabulary(wanted: Sequence[int] | None, size: int, always: set[int]) -> list[int] | None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from raycap.config import ConfigError
 from raycap.models.gpt2_cross.config import Gpt2CrossConfig, LoraConfig
 from raycap.models.gpt2_cross.quantization import quantize, quiet_bitsandbytes
+from raycap.models.layers import Dropout
 from raycap.text import folder_or_hub_name
 
 DIGEST_VALUES = 4096  # of each weight, evenly spread
@@ -40,8 +41,6 @@ def load_language_model(config: Gpt2CrossConfig) -> tuple[Any, Tensor]:
 
     name = folder_or_hub_name(config.language_model)
     settings = _load_settings(name)
-    settings.embd_pdrop = settings.resid_pdrop = config.dropout
-    settings.attn_pdrop = 0.0
     if settings.activation_function == "gelu_new":
         settings.activation_function = "gelu_pytorch_tanh"  # the same function in one kernel instead of eight
     try:
@@ -55,6 +54,7 @@ def load_language_model(config: Gpt2CrossConfig) -> tuple[Any, Tensor]:
         first = sorted(report["missing_keys"])[0]
         raise ConfigError(f"{name} lacks {len(report['missing_keys'])} of GPT-2's weights, first: {first}")
     model.requires_grad_(False)
+    replace_dropout(model, config.dropout)
     digest = weights_digest(model)
     if config.quantization != "none":
         quantize(model, bits=config.quantization)
@@ -104,6 +104,14 @@ def _cannot_load(name: str, error: Exception) -> str:
         f"cannot load the language model {name!r} ({reason}); give a folder with config.json and "
         "model.safetensors, or a hub name while online (offline: download it first, or set HF_HOME to it)"
     )
+
+
+def replace_dropout(model: Any, p: float) -> None:
+    """Dropout of the embeddings and of what every layer adds; none of attention weights."""
+    model.transformer.drop = Dropout(p)
+    for block in model.transformer.h:
+        block.attn.resid_dropout = Dropout(p)
+        block.mlp.dropout = Dropout(p)
 
 
 def add_adapters(model: Any, lora: LoraConfig, *, quantized: bool) -> None:

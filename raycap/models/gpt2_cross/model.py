@@ -22,6 +22,7 @@ from raycap.models.gpt2_cross.language_model import load_language_model
 from raycap.models.layers import (
     PackedTokens,
     attend,
+    compute_dtype,
     frozen_head_loss,
     keep_some_patches,
     merge_heads,
@@ -70,13 +71,13 @@ class Gpt2Cross(CaptionModel):
         )
         self._autocast: torch.dtype | None = None
         self._decoder: Decoder | None = None
-        self._inference_precision = ""
+        self._inference_precision = "float32"
 
     def forward(self, batch: CaptionBatch) -> StepOutput:
         """Cross-entropy over the real tokens, with label smoothing while training."""
         with self._precision(batch["input_ids"].device):
-            layout = PackedTokens(batch["caption_index"])
-            labels = layout.collect(batch["labels"])  # (real,)
+            layout = PackedTokens(batch)
+            labels = layout.images.collect(batch["labels"])  # (real,)
             wanted = labels != IGNORE_INDEX
             hidden = self.hidden_states(batch, layout)[wanted]  # (count, model_dim)
             smoothing = self.config.label_smoothing if self.training else 0.0
@@ -92,11 +93,13 @@ class Gpt2Cross(CaptionModel):
     def hidden_states(self, batch: CaptionBatch, layout: PackedTokens) -> Tensor:
         """States after the last block, before the final norm: (real, model_dim) float32."""
         gpt2 = self.gpt2.transformer
-        ids, positions = layout.collect(batch["input_ids"]), layout.collect(batch["position_ids"])  # (real,)
+        ids = layout.images.collect(batch["input_ids"])  # (real,)
+        positions = layout.images.collect(batch["position_ids"])  # (real,)
         features = batch["features"]
         if self.training and self.config.feature_dropout:
             features = keep_some_patches(features, drop=self.config.feature_dropout)
-        features = self._in_autocast_dtype(self.normalise(features))
+        features = self.normalise(features)
+        features = features.to(compute_dtype(features))  # once, not in each of 2 x layers projections
         # The residual stream is float32 also where the embeddings are held in bfloat16.
         hidden: Tensor = gpt2.drop(gpt2.wte(ids).float() + gpt2.wpe(positions).float())  # (real, model_dim)
         for block, cross in zip(gpt2.h, self.cross, strict=True):
@@ -107,15 +110,17 @@ class Gpt2Cross(CaptionModel):
 
     def _self_attention(self, block: Any, hidden: Tensor, layout: PackedTokens) -> Tensor:
         heads = self.gpt2.config.n_head
-        joint = layout.spread(block.attn.c_attn(block.ln_1(hidden)))  # (batch, tokens, 3 * model_dim)
+        normed = block.ln_1(hidden)
+        joint = block.attn.c_attn(normed.to(compute_dtype(normed)))  # (real, 3 * model_dim)
+        joint = layout.captions.spread(joint)  # (captions, tokens, 3 * model_dim)
         queries, keys, values = (split_heads(part, heads) for part in joint.chunk(3, dim=-1))
-        attended = merge_heads(attend(queries, keys, values, layout.mask))  # (batch, tokens, model_dim)
-        added: Tensor = block.attn.resid_dropout(block.attn.c_proj(layout.collect(attended)))
+        attended = merge_heads(attend(queries, keys, values, causal=True))  # (captions, tokens, model_dim)
+        added: Tensor = block.attn.resid_dropout(block.attn.c_proj(layout.captions.collect(attended)))
         return added  # (real, model_dim)
 
     def logits(self, batch: CaptionBatch) -> Tensor:
         """Logits of every real token, (real, vocab): for checks, since training never makes them whole."""
-        hidden = self.hidden_states(batch, PackedTokens(batch["caption_index"]))
+        hidden = self.hidden_states(batch, PackedTokens(batch))
         logits: Tensor = self.gpt2.lm_head(self.gpt2.transformer.ln_f(hidden))
         return logits
 
@@ -125,16 +130,7 @@ class Gpt2Cross(CaptionModel):
         return normed
 
     def caption(self, features: Tensor, decoding: DecodingConfig) -> list[list[Caption]]:
-        """See CaptionModel.caption.
-
-        Raises:
-            ValueError: `decoding.max_tokens` is more than GPT-2 has positions.
-        """
-        positions = self.gpt2.config.n_positions
-        if decoding.max_tokens > positions:
-            raise ValueError(
-                f"max_tokens={decoding.max_tokens}, and {self.config.language_model} has {positions}"
-            )
+        """See CaptionModel.caption; Decoder.caption says what it refuses."""
         found = self._ready_decoder().caption(features, decoding)
         return [
             [
@@ -148,12 +144,7 @@ class Gpt2Cross(CaptionModel):
         from raycap.models.gpt2_cross.decoder import Decoder
 
         if self._decoder is None:
-            self._decoder = Decoder.from_model(
-                self,
-                precision=self._inference_precision or "float32",
-                start_id=self.tokenizer.start_id,
-                end_id=self.tokenizer.end_id,
-            )
+            self._decoder = Decoder.from_model(self, precision=self._inference_precision)
         return self._decoder
 
     def train(self, mode: bool = True) -> Gpt2Cross:
@@ -171,6 +162,9 @@ class Gpt2Cross(CaptionModel):
         for parameter in self.gpt2.parameters():
             if not parameter.requires_grad and parameter.ndim > 1 and parameter.is_floating_point():
                 parameter.data = parameter.data.to(torch.bfloat16)
+        for module in self.gpt2.modules():
+            if hasattr(module, "cast_input_dtype_enabled"):  # PEFT: to float32, and autocast casts it back
+                module.cast_input_dtype_enabled = False
 
     def prepare_inference(self, precision: str) -> None:
         """See CaptionModel.prepare_inference."""
@@ -208,13 +202,6 @@ class Gpt2Cross(CaptionModel):
         if self._autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(device.type, self._autocast)
-
-    def _in_autocast_dtype(self, features: Tensor) -> Tensor:
-        """Cast once what 2 x layers projections would each cast again."""
-        device = features.device.type
-        if torch.is_autocast_enabled(device):
-            return features.to(torch.get_autocast_dtype(device))
-        return features
 
     def _logs(self, plain: Tensor, count: Tensor, *, smoothed: bool) -> dict[str, Tensor]:
         logs: dict[str, Tensor] = {}
