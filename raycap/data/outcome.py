@@ -16,20 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycap import storage
+from raycap.data.plan import Shard, shard_path
 
 RANKS = {"test": 0, "val": 1, "train": 2}  # who keeps an image that stands in two splits: the smaller
 FINGERPRINT_BITS = 128
 KINDS = ("image", "caption")
 
 Index = np.ndarray[Any, np.dtype[np.int64]]
-
-
-class Shard(NamedTuple):
-    """A planned Parquet file."""
-
-    split: str
-    name: str  # of its file below the split, without suffix: part-00003
-    images: int
 
 
 class Rejected(NamedTuple):
@@ -146,16 +139,6 @@ class Outcome:
             "reasons": {f"{what}: {reason}": n for (what, reason), n in self.reasons.most_common()},
             "example": f"{example.image_id} ({example.detail or example.reason})" if example else "",
         }
-
-
-def plan_path(work: str, shard: Shard) -> str:
-    """Path of a shard's records."""
-    return storage.join(work, "plan", f"{shard.split}-{shard.name}.jsonl")
-
-
-def shard_path(work: str, shard: Shard, *, suffix: str = "") -> str:
-    """Path of a shard's Parquet file."""
-    return storage.join(work, shard.split, f"{shard.name}{suffix}.parquet")
 
 
 def _repeated(value: Index, order: tuple[Index, ...]) -> tuple[Index, Index]:

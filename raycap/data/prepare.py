@@ -7,11 +7,10 @@ Importing this loads neither Ray nor torch, so that the command line answers at 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,19 +18,20 @@ from pydantic import Field, model_validator
 
 from raycap import __version__, storage
 from raycap.config import ConfigError, DataConfig, Frozen
+from raycap.data.plan import PLANS, Shard, plan_path, shard_path, with_split, write_plans
 from raycap.data.progress import progress
 from raycap.data.workspace import KIND, MANIFEST, find_finished, workspace
-from raycap.datasets import RawRecord, SourceConfig
+from raycap.datasets import SourceConfig
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    import ray.data
 
-    from raycap.data.outcome import Outcome, Shard
+    from raycap.data.outcome import Outcome
 
 FORMAT = 1  # raise it when the same request would give other rows
 REJECTED = "rejected.jsonl"
-PLANS = "plan"
 
 
 class PrepareOptions(Frozen):
@@ -89,7 +89,7 @@ def prepare(config: PrepareConfig) -> str:
         say(f"{path} is already prepared: {describe_counts(finished)}")
         return path
     with workspace(path) as work:
-        outcome = make_shards(config, work, write_plans(config, work))
+        outcome = make_shards(config, work, plan_shards(config, work))
         drop_duplicates(outcome, work)
         manifest = describe(outcome, work, request)
         check_share(manifest["read"], manifest["rejected"], limit=config.prepare.max_bad_share)
@@ -112,48 +112,20 @@ def describe_request(config: PrepareConfig) -> dict[str, Any]:
     }
 
 
-def write_plans(config: PrepareConfig, work: str) -> list[Shard]:
-    """List the source into one file of records a shard; no more than one shard of a split is held."""
-    from raycap.data.outcome import Shard, plan_path
-    from raycap.data.shards import write_plan
+def plan_shards(config: PrepareConfig, work: str) -> list[Shard]:
+    """List the source.
 
+    Raises:
+        ConfigError: files of the source are missing, or list no image.
+    """
     options = config.prepare
-    waiting: dict[str, list[RawRecord]] = defaultdict(list)
-    taken: Counter[str] = Counter()
-    shards: list[Shard] = []
-
-    def flush(split: str) -> None:
-        number = sum(shard.split == split for shard in shards)
-        shards.append(Shard(split, f"part-{number:05d}", len(waiting[split])))
-        write_plan(plan_path(work, shards[-1]), waiting.pop(split))
-
-    for record in with_split(config.source.records(), options):
-        if 0 < config.data.limit <= taken[record.split]:
-            continue
-        taken[record.split] += 1
-        waiting[record.split].append(record)
-        if len(waiting[record.split]) == options.rows_per_shard:
-            flush(record.split)
-    for split in [split for split, records in waiting.items() if records]:
-        flush(split)
+    records = with_split(
+        config.source.records(), seed=options.seed, val_share=options.val_share, test_share=options.test_share
+    )
+    shards = write_plans(records, work, rows_per_shard=options.rows_per_shard, limit=config.data.limit)
     if not shards:
         raise ConfigError(f"the source lists no images: {config.source!r}")
     return shards
-
-
-def with_split(records: Iterable[RawRecord], options: PrepareOptions) -> Iterator[RawRecord]:
-    """Records that all have a split; one that has none gets it from its image id and the seed alone."""
-    for record in records:
-        yield record if record.split else record._replace(split=seeded_split(record.image_id, options))
-
-
-def seeded_split(image_id: str, options: PrepareOptions) -> str:
-    """Split of an image whose source has none."""
-    digest = hashlib.blake2b(f"{options.seed}:{image_id}".encode(errors="replace"), digest_size=8).digest()
-    share = int.from_bytes(digest, "big") / 2**64
-    if share < options.test_share:
-        return "test"
-    return "val" if share < options.test_share + options.val_share else "train"
 
 
 def make_shards(config: PrepareConfig, work: str, shards: list[Shard]) -> Outcome:
@@ -173,19 +145,26 @@ def make_shards(config: PrepareConfig, work: str, shards: list[Shard]) -> Outcom
         fn_kwargs={"settings": settings, "work": work, "shards": shards},
     )
     outcome = Outcome(shards)
-    with progress("preparing images", total=outcome.planned) as advance:
-        for results in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+    with progress("preparing images", total=outcome.planned) as advance, results_of(dataset) as tables:
+        for results in tables:
             advance(outcome.add(results))
             read = {"images": outcome.planned}
             check_share(read, outcome.rejected_counts(), limit=config.prepare.max_bad_share, stopped=True)
     return outcome
 
 
+def results_of(dataset: ray.data.Dataset) -> closing[Generator[pa.Table, None, None]]:
+    """What the tasks tell, as they end; leaving early stops the tasks, so that none writes afterwards."""
+    tables: Generator[pa.Table, None, None] = iter(
+        dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+    )
+    return closing(tables)
+
+
 def make_shard_batch(
     batch: Mapping[str, np.ndarray[Any, Any]], *, settings: dict[str, Any], work: str, shards: list[Shard]
 ) -> Iterator[pa.Table]:
     """A task: make the shards whose numbers are in the batch."""
-    from raycap.data.outcome import plan_path, shard_path
     from raycap.data.shards import make_shard
 
     config = PrepareConfig.model_validate(settings)
@@ -204,8 +183,6 @@ def drop_duplicates(outcome: Outcome, work: str) -> None:
     """Write the shards that hold images of another split anew without them, in Ray Data tasks."""
     import ray.data
 
-    from raycap.data.outcome import shard_path
-
     dropped = outcome.duplicates(work)
     if not dropped:
         return
@@ -213,8 +190,9 @@ def drop_duplicates(outcome: Outcome, work: str) -> None:
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         drop_batch, batch_size=None, fn_kwargs={"work": work, "shards": outcome.shards}
     )
-    with progress("dropping images of two splits", total=sum(map(len, dropped.values()))) as advance:
-        for results in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+    total = sum(map(len, dropped.values()))
+    with progress("dropping images of two splits", total=total) as advance, results_of(dataset) as tables:
+        for results in tables:
             advance(outcome.remove(results))
     for shard in dropped:  # only now, so that a task that is run again finds what it needs
         storage.remove(shard_path(work, outcome.shards[shard]))
@@ -224,7 +202,6 @@ def drop_batch(
     batch: Mapping[str, np.ndarray[Any, Any]], *, work: str, shards: list[Shard]
 ) -> Iterator[pa.Table]:
     """A task: write the shards in the batch without the rows that are to be dropped."""
-    from raycap.data.outcome import shard_path
     from raycap.data.shards import drop_rows
 
     for number, rows in zip(batch["shard"].tolist(), batch["rows"].tolist(), strict=True):
@@ -246,11 +223,16 @@ def check_share(
     """
     for what, count in read.items():
         if rejected[what] > limit * count:
-            reasons = ", ".join(f"{number:,} {reason}" for reason, number in rejected["reasons"].items())
+            kind = what.removesuffix("s") + ": "
+            reasons = {
+                reason: number for reason, number in rejected["reasons"].items() if reason.startswith(kind)
+            }
+            told = ", ".join(
+                f"{reason.removeprefix(kind)} ({number:,})" for reason, number in reasons.items()
+            )
             raise BadDataError(
-                f"{rejected[what]:,} of {count:,} {what} cannot be used"
-                f"{' (stopped there)' if stopped else ''}, over prepare.max_bad_share {limit:g}: {reasons}; "
-                f"for example {rejected['example']}. Nothing was written"
+                f"{rejected[what]:,} of {count:,} {what} cannot be used{' (stopped there)' if stopped else ''}, "
+                f"over prepare.max_bad_share {limit:g}: {told}; for example {rejected['example']}"
             )
 
 
@@ -282,15 +264,20 @@ def describe_counts(manifest: Mapping[str, Any]) -> str:
     """`2,400 images with 12,000 captions (train 2,000, val 200, test 200)`."""
     images, captions = sum(manifest["counts"].values()), sum(manifest["captions"].values())
     by_split = ", ".join(f"{split} {number:,}" for split, number in manifest["counts"].items())
-    return f"{images:,} images with {captions:,} captions ({by_split})"
+    return f"{counted(images, 'image')} with {counted(captions, 'caption')} ({by_split})"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2,400 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def say_rejected(rejected: Mapping[str, Any], path: str) -> None:
     """Sum up what was left out."""
     if rejected["reasons"]:
         say(
-            f"left out {rejected['images']:,} images and {rejected['captions']:,} captions, listed in "
-            f"{storage.join(path, REJECTED)}:"
+            f"left out {counted(rejected['images'], 'image')} and {counted(rejected['captions'], 'caption')}, "
+            f"listed in {storage.join(path, REJECTED)}:"
         )
     for reason, number in rejected["reasons"].items():
         say(f"{number:>8,}  {reason}")

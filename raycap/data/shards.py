@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from raycap import storage
+from raycap.data.plan import read_plan
 from raycap.datasets import RawRecord, Source
 from raycap.schema import IMAGE_SCHEMA, ImageRow, image_key
 from raycap.vision.decode import DAMAGED, FORMATS, ORIENTATION, BadImageError, decode_image
@@ -68,18 +68,6 @@ class Made(NamedTuple):
 
     row: ImageRow
     content: int
-
-
-def write_plan(path: str, records: Sequence[RawRecord]) -> None:
-    """Keep a shard's records for the task that will make it."""
-    lines = (json.dumps(record) + "\n" for record in records)
-    storage.write_bytes(path, "".join(lines).encode())
-
-
-def read_plan(path: str) -> Iterator[RawRecord]:
-    """A shard's records."""
-    for line in storage.read_bytes(path).splitlines():
-        yield RawRecord(*json.loads(line))
 
 
 def make_shard(
@@ -164,6 +152,8 @@ def make_row(
     """A record's row, or None, and what is left out of it: the image, or single captions."""
     if not record.path and record.row < 0:
         return None, [Rejection("image", "unusable line", "; ".join(record.problems))]
+    if not _is_unicode(record.image_id):
+        return None, [Rejection("image", "image id is not valid UTF-8")]
     try:
         data, found = _read(source, record)
         captions, rejections = check_captions(found, max_characters=max_characters)
@@ -297,4 +287,9 @@ def _written(shard: int, number: int, made: Made) -> dict[str, Any]:
 
 
 def _rejected(shard: int, image_id: str, rejection: Rejection) -> dict[str, Any]:
-    return EMPTY | {"shard": shard, "image_id": image_id, **rejection._asdict()}
+    told = {"image_id": image_id, **rejection._asdict()}
+    return EMPTY | {"shard": shard} | {name: _as_unicode(text) for name, text in told.items()}
+
+
+def _as_unicode(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()

@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ MANIFEST = "manifest.json"
 KIND = "raycap rows"
 MARKER = "preparing.json"  # says, where writing happens in place, that the folder is ours
 LOCK = ".lock"
+LOCKED_AFTER_S = 60.0  # a folder without a lock is one being made just now, or litter
+MAX_SHOWN = 3
 
 
 @contextmanager
@@ -58,7 +61,9 @@ def _aside(path: str) -> Iterator[str]:
 
 def _clear_leftovers(target: Path) -> None:
     for folder in target.parent.glob(f".{target.name}.*.preparing"):
-        if not (folder / LOCK).exists():  # another process is making it just now
+        if not (folder / LOCK).exists():
+            if time.time() - folder.stat().st_mtime > LOCKED_AFTER_S:
+                shutil.rmtree(folder, ignore_errors=True)
             continue
         with open(folder / LOCK) as lock:
             try:
@@ -80,6 +85,8 @@ def _in_place(path: str) -> Iterator[str]:
     except BaseException:
         storage.remove(storage.join(path, MANIFEST))
         storage.remove(path)
+        # A task that could not be stopped may still write; the marker lets the next run clear that.
+        storage.write_json(storage.join(path, MARKER), {"kind": KIND})
         raise
     storage.remove(storage.join(path, MARKER))
 
@@ -101,8 +108,9 @@ def find_finished(path: str, request: Mapping[str, Any], *, overwrite: bool) -> 
     if differing := differences(manifest["request"], request):
         if overwrite:
             return None
+        more = f"; and {len(differing) - MAX_SHOWN} more" if len(differing) > MAX_SHOWN else ""
         raise ConfigError(
-            f"{path} holds rows prepared with other settings ({'; '.join(differing)}); "
+            f"{path} holds rows prepared with other settings ({'; '.join(differing[:MAX_SHOWN])}{more}); "
             "give another data.path, or --prepare.overwrite to replace them"
         )
     if damaged := _damaged_file(path, manifest):
@@ -126,11 +134,12 @@ def _damaged_file(path: str, manifest: Mapping[str, Any]) -> str:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Settings that differ: `prepare.seed was 0, is 1`."""
+    """Settings that differ, most telling first: `source.kind was "shapes", is "coco"`."""
     before, after = dict(_flatten(old)), dict(_flatten(new))
+    names = sorted(before.keys() | after.keys(), key=lambda name: (not name.endswith(".kind"), name))
     return [
         f"{name} was {before.get(name, 'absent')}, is {after.get(name, 'absent')}"
-        for name in sorted(before.keys() | after.keys())
+        for name in names
         if before.get(name) != after.get(name)
     ]
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from raycap.data import shards
+from raycap.data.plan import write_plan
 from raycap.data.shards import (
     Rejection,
     check_captions,
@@ -19,7 +20,6 @@ from raycap.data.shards import (
     make_row,
     make_shard,
     row_digest,
-    write_plan,
 )
 from raycap.datasets import FolderSource, RawRecord
 from raycap.schema import IMAGE_SCHEMA, ImageRow, image_key
@@ -172,6 +172,17 @@ def test_bad_image_is_told_with_its_reason(
     row, rejections = made(source, record(source, name, captions))
     assert row is None
     assert [(rejection.what, rejection.reason) for rejection in rejections] == [("image", reason)]
+
+
+def test_names_that_are_no_text(source: FolderSource, tmp_path: Path) -> None:
+    """JSON can hold half a surrogate pair, which neither Arrow nor a file name can."""
+    items = [record(source, "half \ud83d.jpg", ["a"]), record(source, "good.jpg", ["a", "half \ud83d"])]
+    _, results = shard_of(source, tmp_path, items)
+    assert [(line["image_id"], line["reason"]) for line in results.to_pylist()] == [
+        ("half \\ud83d.jpg", "image id is not valid UTF-8"),
+        ("good.jpg", "not valid UTF-8"),
+        ("", ""),
+    ]
 
 
 def test_line_that_names_no_image(source: FolderSource) -> None:

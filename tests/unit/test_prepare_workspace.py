@@ -1,6 +1,7 @@
 """Rows are whole or absent, on a local disk and elsewhere."""
 
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from raycap import storage
 from raycap.config import ConfigError
-from raycap.data.workspace import KIND, MANIFEST, differences, find_finished, workspace
+from raycap.data.workspace import KIND, MANIFEST, MARKER, differences, find_finished, workspace
 
 REQUEST = {"format": 1, "source": {"kind": "shapes", "train": 3}, "data": {"limit": 0}}
 
@@ -45,7 +46,19 @@ def test_whole_when_the_block_ends(path: str) -> None:
 def test_absent_when_the_block_raises(path: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         fail(path)
-    assert not storage.exists(path)
+    assert not storage.exists(storage.join(path, MANIFEST))
+    assert set(storage.list_names(path)) <= {MARKER}
+    assert find_finished(path, REQUEST, overwrite=False) is None
+
+
+def test_litter_without_a_lock_is_cleared_in_time(tmp_path: Path) -> None:
+    fresh, old = tmp_path / ".rows.1.preparing", tmp_path / ".rows.2.preparing"
+    for folder in (fresh, old):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    with workspace(str(tmp_path / "rows")) as work:
+        fill(work)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".rows.1.preparing", "rows"]
 
 
 def test_nothing_is_left_beside_a_local_folder(tmp_path: Path) -> None:
@@ -77,10 +90,10 @@ def test_another_request_needs_overwrite(path: str) -> None:
 
 
 def test_differences_name_every_setting() -> None:
-    assert differences({"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 1, "c": [2]}, "e": "x"}) == [
+    assert differences({"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 1, "c": [2], "kind": "x"}}) == [
+        'a.kind was absent, is "x"',
         "a.c was [1], is [2]",
         "d was 2, is absent",
-        'e was absent, is "x"',
     ]
 
 
