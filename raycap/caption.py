@@ -106,7 +106,7 @@ def find_photos(places: Iterable[str]) -> tuple[list[str], list[str]]:
 def format_line(path: str, captions: Sequence[Caption], *, json_lines: bool) -> str:
     """One photo's line: path, tab, best caption; or a JSON object with all of them."""
     if not json_lines:
-        return f"{path}\t{captions[0].text}"
+        return f"{path}\t{' '.join(captions[0].text.split())}"
     found = [{"caption": caption.text, "score": round(caption.score, 6)} for caption in captions]
     return json.dumps({"image": path, "captions": found}, ensure_ascii=False)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, get_args, overload
 
@@ -124,10 +124,7 @@ class CaptionEngine:
         Raises:
             ConfigError: unknown or out of range.
         """
-        try:
-            return DecodingConfig.model_validate({**self.manifest.decoding.model_dump(), **overrides})
-        except ValidationError as error:
-            raise ConfigError(describe_validation_error(error)) from None
+        return merge_decoding(self.manifest.decoding, overrides)
 
     def features(self, images: Sequence[Pixels]) -> Tensor:
         """Features of RGB images, uint8 (height, width, 3): float16 (batch, patches, vision_dim)."""
@@ -169,6 +166,18 @@ def load_encoder(trained: EncoderInfo, *, moved_to: str = "", device: str) -> Vi
             f"(fingerprint {encoder.fingerprint[:12]}, it was {trained.fingerprint[:12]}); give that folder"
         )
     return encoder
+
+
+def merge_decoding(base: DecodingConfig, overrides: Mapping[str, Any]) -> DecodingConfig:
+    """Decoding settings with some replaced, validated again.
+
+    Raises:
+        ConfigError: unknown, out of range, or at odds with the others.
+    """
+    try:
+        return DecodingConfig.model_validate({**base.model_dump(), **overrides})
+    except ValidationError as error:
+        raise ConfigError(describe_validation_error(error)) from None
 
 
 def moved_encoder(config: EncoderConfig, moved_to: str) -> EncoderConfig:

@@ -11,7 +11,8 @@ from raycap import checkpoint
 from raycap.checkpoint import Manifest
 from raycap.data.manifest import read_data_manifest
 from raycap.decoding import DecodingConfig
-from raycap.evaluate.captioning import caption_split
+from raycap.engine import merge_decoding
+from raycap.evaluate.captioning import caption_split, choose_engines
 from raycap.evaluate.config import EvaluateConfig, EvaluateOptions
 from raycap.evaluate.report import (
     Answer,
@@ -38,11 +39,12 @@ def evaluate(config: EvaluateConfig) -> str:
     data = read_data_manifest(config.data.path)
     references = load_references(config)
     begin = time.perf_counter()
-    said = caption_split(config, folder, manifest, decoding, num_images=len(references))
+    engines = choose_engines(config.evaluate)
+    said = caption_split(config, folder, manifest, decoding, engines=engines, num_images=len(references))
     seconds = time.perf_counter() - begin
     answers = join(said, references)
     report = {
-        **describe(config, folder, manifest, data, decoding),
+        **describe(config, folder, manifest, data, decoding, device=engines.device),
         "num_images": len(answers),
         **score_answers(answers, num_samples=config.evaluate.bootstrap, seed=config.evaluate.seed),
         "captioning_s": round(seconds, 3),
@@ -54,8 +56,7 @@ def evaluate(config: EvaluateConfig) -> str:
 
 def choose_decoding(manifest: Manifest, given: DecodingConfig) -> DecodingConfig:
     """The checkpoint's decoding settings with those in their place that were given; one caption an image."""
-    settings = {**manifest.decoding.model_dump(), **given.model_dump(exclude_unset=True), "n": 1}
-    return DecodingConfig.model_validate(settings)
+    return merge_decoding(manifest.decoding, {**given.model_dump(exclude_unset=True), "n": 1})
 
 
 def load_references(config: EvaluateConfig) -> dict[str, list[str]]:

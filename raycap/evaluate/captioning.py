@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +28,18 @@ BATCHES_PER_CHUNK = 4
 
 
 def caption_split(
-    config: EvaluateConfig, folder: str, manifest: Manifest, decoding: DecodingConfig, *, num_images: int
+    config: EvaluateConfig,
+    folder: str,
+    manifest: Manifest,
+    decoding: DecodingConfig,
+    *,
+    engines: Engines,
+    num_images: int,
 ) -> dict[str, tuple[str, float]]:
     """Caption and score of every image of the split, by image id."""
     said: dict[str, tuple[str, float]] = {}
     with progress("caption", total=num_images) as advance, plain_errors():
-        graph = caption_graph(config, folder, manifest, decoding)
+        graph = caption_graph(config, folder, manifest, decoding, engines)
         for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in batch.to_pylist():
                 said[row["image_id"]] = (row["caption"], row["score"])
@@ -41,7 +48,7 @@ def caption_split(
 
 
 def caption_graph(
-    config: EvaluateConfig, folder: str, manifest: Manifest, decoding: DecodingConfig
+    config: EvaluateConfig, folder: str, manifest: Manifest, decoding: DecodingConfig, engines: Engines
 ) -> Dataset:
     """The streaming graph: CPU tasks read and decode chunks of rows, a pool of engines captions them."""
     from ray.data import ActorPoolStrategy
@@ -51,7 +58,6 @@ def caption_graph(
     from raycap.data.stages import decode_chunk
 
     options = config.evaluate
-    device, cpus = choose_resources(options)
     encoder = moved_encoder(manifest.encoder.config, options.encoder)
     chunks = split_chunks(
         config.data.path,
@@ -74,15 +80,15 @@ def caption_graph(
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=num_engines),
-        num_cpus=cpus,
-        num_gpus=options.gpus_per_engine if device == "cuda" else None,
+        num_cpus=engines.cpus,
+        num_gpus=engines.gpus or None,
         fn_constructor_kwargs={
             "folder": folder,
             "decoding": decoding.model_dump(mode="json"),
             "batch_size": options.batch_size,
-            "threads": cpus,
+            "threads": engines.cpus,
             "load": {
-                "device": device,
+                "device": engines.device,
                 "precision": options.precision,
                 "encoder": options.encoder,
                 "language_model": options.language_model,
@@ -104,8 +110,17 @@ def plain_errors() -> Iterator[None]:
         raise
 
 
-def choose_resources(options: EvaluateOptions) -> tuple[str, int]:
-    """Device of the engines, and the CPUs that each reserves.
+@dataclass(frozen=True)
+class Engines:
+    """Where engines run, and what each reserves."""
+
+    device: str
+    cpus: int
+    gpus: float
+
+
+def choose_engines(options: EvaluateOptions) -> Engines:
+    """Device and reservations of the engines on the cluster as it is.
 
     Raises:
         ConfigError: more CPUs than the cluster has.
@@ -117,7 +132,7 @@ def choose_resources(options: EvaluateOptions) -> tuple[str, int]:
     if device == "auto":
         device = "cuda" if total.get("GPU", 0) >= options.gpus_per_engine else choose_device("auto")
     if device == "cuda":
-        return device, options.cpus_per_engine or 1
+        return Engines(device, options.cpus_per_engine or 1, options.gpus_per_engine)
     cpus = int(total.get("CPU", 1))
     share = min(usable_cores(), max(1, cpus - 1)) // options.num_engines  # a CPU stays free to decode
     wanted = options.cpus_per_engine or max(1, share)
@@ -126,7 +141,7 @@ def choose_resources(options: EvaluateOptions) -> tuple[str, int]:
             f"{options.num_engines} engines of {wanted} CPUs leave none of the cluster's {cpus} to decode "
             "images; lower evaluate.num_engines or evaluate.cpus_per_engine"
         )
-    return device, wanted
+    return Engines(device, wanted, 0.0)
 
 
 class EngineActor:

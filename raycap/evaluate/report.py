@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,13 @@ def intervals(
 
 
 def describe(
-    config: EvaluateConfig, folder: str, manifest: Manifest, data: DataManifest, decoding: DecodingConfig
+    config: EvaluateConfig,
+    folder: str,
+    manifest: Manifest,
+    data: DataManifest,
+    decoding: DecodingConfig,
+    *,
+    device: str,
 ) -> dict[str, Any]:
     """All that the numbers depend on."""
     return {
@@ -90,7 +97,8 @@ def describe(
         "split": config.evaluate.split,
         "decoding": decoding.model_dump(mode="json"),
         "precision": config.evaluate.precision,
-        "command": shlex.join(sys.argv),
+        "device": device,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": checkpoint.versions(),
         "commit": checkpoint.git_commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -120,12 +128,12 @@ def print_table(report: Mapping[str, Any]) -> None:
     """The metrics on screen (stderr: stdout is for the report's path)."""
     beams = report["decoding"]["beams"]
     how = "sampled" if report["decoding"]["sample"] else "greedy" if beams == 1 else f"beam {beams}"
-    title = f"{report['checkpoint']['family']} at step {report['checkpoint']['step']:,}, {how}, on "
-    table = Table(
-        "metric", "score", "95 % interval", title=title + f"{report['num_images']:,} {report['split']} images"
-    )
+    model = f"{report['checkpoint']['family']} at step {report['checkpoint']['step']:,}"
+    screen = Console(stderr=True, highlight=False)
+    screen.print(f"{model}, {how}, on {report['num_images']:,} {report['split']} images")
+    table = Table("metric", "score", "95 % interval")
     for name, value in report["metrics"].items():
         low_high = report.get("intervals", {}).get(name)
         shown = f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else ""
         table.add_row(LABELS.get(name, name), f"{value:.4f}", shown)
-    Console(stderr=True).print(table)
+    screen.print(table)

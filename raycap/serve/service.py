@@ -6,12 +6,12 @@ import asyncio
 import time
 from typing import Any, Protocol
 
-from pydantic import ValidationError
 from starlette.requests import Request
 
 from raycap.checkpoint import Manifest
-from raycap.config import describe_validation_error
+from raycap.config import ConfigError
 from raycap.decoding import DecodingConfig
+from raycap.engine import merge_decoding
 from raycap.serve.captioner import Outcome
 from raycap.serve.config import ServeConfig
 from raycap.serve.errors import ApiError, request_id
@@ -84,11 +84,9 @@ class CaptionService:
             ApiError: 422, settings that contradict each other.
         """
         try:
-            return DecodingConfig.model_validate(
-                {**self.manifest.decoding.model_dump(), **parameters.given()}
-            )
-        except ValidationError as error:
-            raise ApiError(422, "invalid_parameter", describe_validation_error(error)) from None
+            return merge_decoding(self.manifest.decoding, parameters.given())
+        except ConfigError as error:
+            raise ApiError(422, "invalid_parameter", str(error)) from None
 
     def response(self, outcome: Outcome, *, total_ms: float, request_id: str) -> CaptionResponse:
         """An outcome in the shape that goes over HTTP."""

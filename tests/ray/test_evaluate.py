@@ -66,6 +66,7 @@ def test_a_report_says_what_the_engine_says(
         "limit": LIMIT,
     }
     assert report["decoding"] == engine.decoding(max_tokens=6).model_dump()  # the rest is the checkpoint's
+    assert report["device"] in {"cpu", "cuda", "mps"}
     assert path.parent.parent == folder / "run/evaluate"
     assert path.parent.name.startswith("val-")
 
