@@ -149,7 +149,7 @@ def chunk_rows(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=num_cpus,
-        compute=TaskPoolStrategy(size=tasks),
+        compute=TaskPoolStrategy(size=min(tasks, len(chunks))),  # Ray warns of a pool larger than its input
         fn_kwargs=settings,
     )
 
