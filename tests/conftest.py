@@ -2,10 +2,13 @@
 
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+# As with the virtual environment activated: a submitted job's `python` is the one that runs the tests.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
@@ -27,10 +30,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """A local cluster with the dashboard on (Tune and the Jobs API need it)."""
+def ray_session() -> Iterator[str]:
+    """A local cluster with the dashboard on (Tune and the Jobs API need it); gives the dashboard's address."""
     import ray
 
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="rc", dir="/tmp") as folder:
         ray.init(
             address="local",
@@ -38,10 +42,10 @@ def ray_session() -> Iterator[None]:
             object_store_memory=400_000_000,
             _temp_dir=folder,
             include_dashboard=True,
-            dashboard_port=free_port(),
+            dashboard_port=port,
             log_to_driver=False,
         )
-        yield
+        yield f"http://127.0.0.1:{port}"
         ray.shutdown()
 
 

@@ -23,13 +23,16 @@ from raycap.vision import decode_image
 IMAGE_SIDE = 64  # pixels; the drawings' own size
 ENCODER_DIM = 96
 ENCODER_EPOCHS = 8
-LANGUAGE_MODEL_EPOCHS = 4
+LANGUAGE_MODEL_EPOCHS = 2
 BATCH_SIZE = 32
 VOCABULARY_SIZE = 400
 
 
 def train_models(data: str, folder: Path, *, report: Callable[[str], None], seed: int = 0) -> None:
     """Train both on the training split below `data`, into folder/encoder and folder/language_model."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     torch.manual_seed(seed)
     pixels, captions = read_training_split(data)
     train_encoder(pixels, captions, folder / "encoder", report=report)

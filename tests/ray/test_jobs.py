@@ -1,0 +1,50 @@
+"""The Jobs API, as a user of a cluster has it: submit jobs/train.py, follow its log, find the checkpoint."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from fakes import make_encoder, make_language_model
+from small_run import make_rows
+
+from raycap import checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.ray
+def test_a_submitted_job_trains(ray_session: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    preset = tmp_path / "tiny.yaml"
+    document = {
+        "data": {"path": str(make_rows(tmp_path / "data", train=12, val=4))},
+        "encoder": {"name": str(make_encoder(tmp_path / "encoder"))},
+        "featurize": {"output": str(tmp_path / "features")},
+        "model": {
+            "family": "gpt2_cross",
+            "language_model": str(make_language_model(tmp_path / "language_model")),
+        },
+        "train": {"run": str(run), "epochs": 1, "batch_size": 4},
+    }
+    preset.write_text(yaml.safe_dump(document))
+    submit = ["ray", "job", "submit", "--address", ray_session, "--working-dir", str(ROOT)]
+    job = ["python", "jobs/train.py", str(preset), "--optim.lr", "1e-3"]
+    done = subprocess.run([*submit, "--", *job], capture_output=True, text=True, timeout=300, check=False)
+    log = done.stdout + done.stderr
+    assert done.returncode == 0, log
+    assert "succeeded" in log
+    assert str(run) in log  # the job's last line names the run
+    manifest = checkpoint.verify(checkpoint.resolve(str(run)))
+    assert manifest.step == 3
+    assert manifest.family == "gpt2_cross"
+
+
+@pytest.mark.ray
+def test_a_failing_job_says_why_and_exits_non_zero(ray_session: str, tmp_path: Path) -> None:
+    submit = ["ray", "job", "submit", "--address", ray_session, "--working-dir", str(ROOT)]
+    job = ["python", "jobs/train.py", "shapes", "--data", str(tmp_path / "nothing")]
+    done = subprocess.run([*submit, "--", *job], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode != 0
+    assert str(tmp_path / "nothing") in done.stdout + done.stderr
+    assert "raycap prepare" in done.stdout + done.stderr

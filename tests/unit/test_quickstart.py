@@ -1,0 +1,43 @@
+"""Parts of the quickstart; the whole of it runs in .ci/run."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from raycap import quickstart
+from raycap.config import load_document
+from raycap.datasets import shapes
+from raycap.quickstart import models
+
+
+def test_the_preset_moves_below_another_folder() -> None:
+    document = quickstart.place_below(load_document("shapes"), Path("/somewhere/else"))
+    assert document["data"]["path"] == "/somewhere/else/data"
+    assert document["model"]["language_model"] == "/somewhere/else/models/language_model"
+    assert '"quickstart/' not in json.dumps(document)
+
+
+def test_exact_matches_counts_true_captions_only(tmp_path: Path) -> None:
+    image_id = shapes.image_id(0, "test", 3)
+    true = shapes.true_captions(shapes.scene_of(image_id))[0]
+    lines = [
+        {"image_id": image_id, "caption": caption} for caption in (true, true.capitalize() + ".", "a red cat")
+    ]
+    file = tmp_path / "captions.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert quickstart.exact_matches(file) == (2, 3)
+
+
+def test_word_targets_mark_the_words_of_each_image() -> None:
+    targets = models.word_targets([["a red circle"], ["two red stars.", "stars"]])
+    # in alphabetical order: a, circle, red, stars, two
+    assert torch.equal(targets, torch.tensor([[1.0, 1, 1, 0, 0], [0, 0, 1, 1, 1]]))
+
+
+def test_batches_are_full_and_cover_an_epoch_once() -> None:
+    torch.manual_seed(0)
+    batches = list(models.shuffled_batches(10, 2, batch_size=5))
+    assert [len(batch) for batch in batches] == [5, 5, 5, 5]
+    assert sorted(torch.cat(batches[:2]).tolist()) == list(range(10))
+    assert torch.cat(batches[:2]).tolist() != torch.cat(batches[2:]).tolist()
