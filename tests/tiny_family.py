@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,8 @@ class TinyConfig(FamilyConfig):
     die_rank: int = 1
     infinite_at: int = 0
     """The loss of this batch (from 1) is infinite."""
+    seconds: float = 0.0
+    """A batch takes at least this long."""
 
     def load_tokenizer(self) -> CaptionTokenizer:
         return CaptionTokenizer.load(self.tokenizer)
@@ -55,6 +59,7 @@ class TinyModel(CaptionModel):
         self.image = nn.Linear(vision_dim, config.width)
         self.head = nn.Linear(config.width, tokenizer.vocab_size)
         self.dropout = nn.Dropout(config.dropout)
+        self.register_buffer("images_known", torch.zeros((), dtype=torch.int64))
         self.batches = 0
 
     def forward(self, batch: CaptionBatch) -> StepOutput:
@@ -83,8 +88,21 @@ class TinyModel(CaptionModel):
             ids = torch.cat([ids, logits[:, -1].argmax(dim=-1, keepdim=True)], dim=1)
         return [[Caption(self.tokenizer.decode(row[1:].tolist()), 0.0)] * decoding.n for row in ids]
 
+    def finish(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Count the training images: it stands for a caption bank."""
+        self.images_known.fill_(len({row["image_id"] for row in rows}))
+
+    def saved_state(self) -> dict[str, Tensor]:
+        return {**super().saved_state(), "images_known": self.images_known}
+
+    def load_saved_state(self, state: dict[str, Tensor]) -> None:
+        rest = dict(state)
+        self.images_known.copy_(rest.pop("images_known"))
+        super().load_saved_state(rest)
+
     def accidents(self, batch: CaptionBatch) -> None:
-        """Write the batch's keys down; die where the config says so, once."""
+        """Write the batch's keys down; be slow, or die once, where the config says so."""
+        time.sleep(self.config.seconds)
         if not self.config.log:
             return
         rank = torch.distributed.get_rank()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ import ray.train.torch
 import yaml
 
 from raycap import storage
-from raycap.checkpoint import RunCheckpoints, read_training
+from raycap.checkpoint import RunCheckpoints, read_manifest, read_training
 from raycap.config import ConfigError
 from raycap.data.loading import WholeSplit
 from raycap.train.checks import (
@@ -30,6 +31,8 @@ from raycap.train.worker import ATTEMPT, Job
 
 CONFIG = "config.yaml"
 CONTROLLER_FAILURES = 3  # Ray's own default waits for ever on a cluster that cannot start the workers
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingError(ValueError):
@@ -69,6 +72,10 @@ def resume(run: str) -> str:
 def start(config: TrainConfig, *, run: str) -> str:
     """Check, read the data, train, with progress on the terminal."""
     config = with_absolute_paths(config, run=run)
+    newest = RunCheckpoints(run).newest_valid()
+    if newest and read_manifest(newest).epoch >= config.train.epochs:
+        logger.warning("%s has all its %d epochs; nothing is left to do", run, config.train.epochs)
+        return run
     check(config, run=run)
     rows = load_rows(config)
     document = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

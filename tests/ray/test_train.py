@@ -1,0 +1,176 @@
+"""A run of two workers from data to captions, held against a plain loop over the same images."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from prepared import write_prepared
+
+from raycap import checkpoint, metrics
+from raycap.schema import CaptionBatch
+from raycap.train import TrainConfig, resume, train
+from raycap.train.record import read_metrics
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+IMAGES, VAL_IMAGES, EPOCHS = 16, 6, 3
+LR, LORA_LR, DECAY, CLIP, EMA = 2e-2, 1e-2, 0.1, 0.5, 0.6
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run and what it was made from."""
+
+    run: str
+    config: TrainConfig
+
+
+@pytest.fixture(scope="module")
+def finished(
+    ray_session: None, tmp_path_factory: pytest.TempPathFactory, tiny_language_model: str, tiny_encoder: str
+) -> Finished:
+    """Two workers with eight images each: one step an epoch, over all images together."""
+    folder = tmp_path_factory.mktemp("train")
+    data = write_prepared(folder / "data", train=IMAGES, val=VAL_IMAGES)
+    config = TrainConfig.model_validate(
+        {
+            "data": {"path": str(data)},
+            "encoder": {"name": tiny_encoder},
+            "featurize": {"output": str(folder / "features")},
+            "model": {"family": "gpt2_cross", "language_model": tiny_language_model, "dropout": 0.0},
+            "optim": {
+                "lr": LR,
+                "lora_lr": LORA_LR,
+                "warmup_share": 0.5,
+                "weight_decay": DECAY,
+                "clip_norm": CLIP,
+            }
+            | {"ema_decay": EMA},
+            "train": {"run": str(folder / "run"), "epochs": EPOCHS, "batch_size": 8, "num_workers": 2}
+            | {"device": "cpu", "num_samples": 4, "seed": 3},
+            "tracking": {"wandb": "offline"},
+            "decoding": {"max_tokens": 12},
+        }
+    )
+    return Finished(train(config), config)
+
+
+def all_images(config: TrainConfig, split: str) -> CaptionBatch:
+    """All images of a split as one batch."""
+    from raycap.data.loading import CaptionCollate, training_rows
+
+    rows = training_rows(
+        split, data=config.data, encoder=config.encoder, featurize=config.featurize, cache="object_store"
+    )
+    collate = CaptionCollate(config.model.load_tokenizer(), max_tokens=config.train.max_tokens)
+    (batch,) = rows.iter_torch_batches(batch_size=1000, collate_fn=collate)
+    return batch
+
+
+def plain_losses(config: TrainConfig, batch: CaptionBatch) -> Iterator[float]:
+    """The loop as anyone would write it, in one process: loss per token before each step."""
+    torch.manual_seed(config.train.seed)
+    vision_dim = batch["features"].shape[-1]
+    model = config.model.build(tokenizer=config.model.load_tokenizer(), vision_dim=vision_dim).train()
+    groups = [
+        {"params": [p], "lr": peak, "peak": peak, "weight_decay": DECAY if p.ndim > 1 else 0.0}
+        for name, peak in (("new", LR), ("lora", LORA_LR))
+        for p in model.parameter_groups()[name]
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=config.optim.betas)
+    for epoch in range(EPOCHS):
+        output = model(batch)
+        loss = output.loss_sum / output.count
+        yield float(loss.detach())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], CLIP)
+        before, after = epoch / EPOCHS, (epoch + 1) / EPOCHS
+        down = max(0.0, before - 0.5) / 0.5
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * min(1.0, after / 0.5) * 0.5 * (1 + math.cos(math.pi * down))
+        optimizer.step()
+
+
+def test_losses_equal_a_plain_loop_over_all_images(finished: Finished) -> None:
+    """Nothing is lost, counted twice or weighted differently by two workers, their shards and DDP."""
+    rows = [row for row in read_metrics(finished.run) if row["kind"] == "step"]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert {row["images"] for row in rows} == {IMAGES}
+    expected = list(plain_losses(finished.config, all_images(finished.config, "train")))
+    assert expected[-1] < expected[0] - 0.05
+    assert [row["loss"] for row in rows] == pytest.approx(expected, abs=1e-5)
+    assert [row["lr"] for row in rows] == pytest.approx([LR * 2 / 3, LR, LR * 0.75])
+    assert [row["lr_lora"] for row in rows] == pytest.approx([LORA_LR * 2 / 3, LORA_LR, LORA_LR * 0.75])
+
+
+def test_validation_is_that_of_the_checkpoint(finished: Finished) -> None:
+    """The averaged weights are in the checkpoint, and gave the loss and the captions of every image."""
+    loaded = checkpoint.load(f"{finished.run}/last")
+    assert (loaded.manifest.step, loaded.manifest.epoch) == (EPOCHS, EPOCHS)
+    batch = all_images(finished.config, "val")
+    with torch.no_grad():
+        output = loaded.model(batch)
+        decoding = finished.config.decoding.model_copy(update={"beams": 1})
+        captions = [found[0].text for found in loaded.model.caption(batch["features"], decoding)]
+    (row,) = [row for row in read_metrics(finished.run) if row["kind"] == "epoch" and row["epoch"] == EPOCHS]
+    assert row["val_loss"] == pytest.approx(float(output.loss_sum / output.count), abs=1e-5)
+    by_key = dict(zip(batch["image_key"].tolist(), captions, strict=True))
+    from raycap.data.loading import read_references
+
+    references = read_references(finished.config.data.path, "val")
+    assert len(by_key) == len(references) == VAL_IMAGES
+    expected = metrics.score([by_key[key] for key in references], [r.captions for r in references.values()])
+    assert {name: row[name] for name in metrics.NAMES} == pytest.approx(expected, abs=1e-6)
+    texts = {references[key].image_id: text for key, text in by_key.items()}
+    assert len(row["samples"]) == 4
+    assert row["samples"] == {name: texts[name] for name in row["samples"]}
+    assert loaded.manifest.metrics["cider_d"] == pytest.approx(row["cider_d"])
+
+
+def test_run_folder(finished: Finished) -> None:
+    run = Path(finished.run)
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "loss.png", "samples.html", "checkpoints", "wandb"} <= names
+    page = (run / "samples.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 4
+    epochs = [row for row in read_metrics(finished.run) if row["kind"] == "epoch"]
+    index = json.loads((run / "checkpoints/index.json").read_text())
+    best = min(epochs, key=lambda row: row["val_loss"])
+    assert index["best_loss"] == f"step-{best['step']:08d}"
+    best = max(epochs, key=lambda row: row["cider_d"])
+    assert index["best_metric"] == f"step-{best['step']:08d}"
+    assert index["last"] == "step-00000003"
+    assert list(run.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def test_a_finished_run_is_left_alone(finished: Finished, caplog: pytest.LogCaptureFixture) -> None:
+    before = sorted(
+        (path, path.stat().st_mtime_ns) for path in Path(finished.run).rglob("*") if path.is_file()
+    )
+    assert resume(finished.run) == finished.run
+    assert "nothing is left to do" in caplog.text
+    after = sorted(
+        (path, path.stat().st_mtime_ns) for path in Path(finished.run).rglob("*") if path.is_file()
+    )
+    assert before == after
+
+
+def documents(finished: Finished, **train: Any) -> dict[str, Any]:
+    document = finished.config.model_dump(mode="json")
+    return {**document, "train": {**document["train"], **train}}
+
+
+def test_resources_the_cluster_lacks_are_refused_at_once(finished: Finished, tmp_path: Path) -> None:
+    from raycap.config import ConfigError
+
+    run = tmp_path / "run"
+    config = TrainConfig.model_validate(documents(finished, run=str(run), num_workers=64))
+    with pytest.raises(ConfigError, match=r"train.num_workers=64 .* need 64 CPUs and the cluster has 4"):
+        train(config)
+    assert not run.exists()  # so that the next try is not told to resume
