@@ -123,6 +123,7 @@ class _FrozenHeadLoss(torch.autograd.Function):
         ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, smoothing: float
     ) -> tuple[Tensor, Tensor]:
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        centre = head.mean(0, dtype=torch.float32) if smoothing else None  # its product is a row's mean logit
         loss = hidden.new_zeros((), dtype=torch.float32)
         plain = hidden.new_zeros((), dtype=torch.float32)
         for begin in range(0, len(hidden), LOSS_ROWS):
@@ -133,15 +134,15 @@ class _FrozenHeadLoss(torch.autograd.Function):
             softmax = logits.softmax(-1, dtype=None if gradient is not None else torch.float32)
             log_p = softmax.gather(1, chosen).float().clamp_min(1e-38).log()  # (rows, 1)
             plain -= log_p.sum()
-            if smoothing:
+            if centre is not None:
                 normaliser = logits.gather(1, chosen).float() - log_p
-                even = (logits.mean(-1, keepdim=True, dtype=torch.float32) - normaliser).sum()
+                even = ((hidden[rows].float() @ centre)[:, None] - normaliser).sum()
                 loss -= (1 - smoothing) * log_p.sum() + smoothing * even
             if gradient is not None:
-                if smoothing:
-                    softmax -= smoothing / softmax.shape[1]
-                softmax.scatter_add_(1, chosen, softmax.new_full(chosen.shape, smoothing - 1))
+                softmax[torch.arange(len(softmax), device=hidden.device), targets[rows]] -= 1 - smoothing
                 gradient[rows] = softmax @ head
+                if centre is not None:
+                    gradient[rows] -= (smoothing * centre).to(gradient.dtype)
         ctx.gradient = gradient
         ctx.mark_non_differentiable(plain)
         return (loss if smoothing else plain.clone()), plain
