@@ -135,11 +135,14 @@ def write_bytes(path: str, content: bytes) -> None:
 
 
 @contextmanager
-def writing(path: str) -> Iterator[pa.NativeFile]:
-    """A stream whose file appears, whole, when the block ends, and does not appear where the block raises."""
+def writing(path: str, *, make_folder: bool = True) -> Iterator[pa.NativeFile]:
+    """A stream whose file appears, whole, when the block ends, and does not appear where the block raises.
+
+    Without `make_folder` the file's folder must be there, and a folder that was removed stays removed.
+    """
     fs, inner = filesystem(path)
     parent = inner.rsplit("/", 1)[0]
-    if fs.type_name not in FLAT:
+    if make_folder and fs.type_name not in FLAT:
         fs.create_dir(parent, recursive=True)
     if not isinstance(fs, pafs.LocalFileSystem):
         stream = fs.open_output_stream(inner)
@@ -160,6 +163,13 @@ def writing(path: str) -> Iterator[pa.NativeFile]:
     finally:
         Path(aside).unlink(missing_ok=True)
     _sync(parent)
+
+
+def make_folder(path: str) -> None:
+    """Create a folder and those above it, where the store has folders."""
+    fs, inner = filesystem(path)
+    if fs.type_name not in FLAT:
+        fs.create_dir(inner, recursive=True)
 
 
 def write_json(path: str, value: Any) -> None:

@@ -35,7 +35,7 @@ def ray_session() -> Iterator[str]:
     import ray
 
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="rc", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="rc", dir="/tmp", ignore_cleanup_errors=True) as folder:
         ray.init(
             address="local",
             num_cpus=4,

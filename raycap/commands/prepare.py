@@ -5,7 +5,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from raycap.data import prepare as stage
-from raycap.data import start_ray
 
 
 def prepare(preset: str, /, *, config: Annotated[stage.PrepareConfig, Parameter(name="*")]) -> None:
@@ -18,5 +17,4 @@ def prepare(preset: str, /, *, config: Annotated[stage.PrepareConfig, Parameter(
     preset
         A preset's name, or a YAML file.
     """
-    start_ray()
     print(stage.prepare(config))

@@ -55,7 +55,7 @@ def environment_defaults(*, cores: int, remote: bool) -> dict[str, str]:
         defaults["RAY_AUTH_MODE"] = "disabled"
         if cores <= SMALL_MACHINE_CORES:
             defaults["RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"] = (
-                "1"  # 32 actors cost seconds before the first row
+                "1"  # 32 actors start in seconds, not at once
             )
     return defaults
 

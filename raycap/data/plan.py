@@ -36,7 +36,7 @@ def shard_path(work: str, shard: Shard, *, suffix: str = "") -> str:
 
 
 def write_plans(records: Iterable[RawRecord], work: str, *, rows_per_shard: int, limit: int) -> list[Shard]:
-    """Write the records of every shard.
+    """Write the records of every shard, and make the folders of the shards.
 
     Args:
         records: with a split each.
@@ -49,6 +49,8 @@ def write_plans(records: Iterable[RawRecord], work: str, *, rows_per_shard: int,
 
     def flush(split: str) -> None:
         shards.append(Shard(split, f"part-{made[split]:05d}", len(waiting[split])))
+        if not made[split]:
+            storage.make_folder(storage.join(work, split))
         made[split] += 1
         write_plan(plan_path(work, shards[-1]), waiting.pop(split))
 

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from raycap import __version__, storage
 from raycap.config import ConfigError, DataConfig, Frozen
+from raycap.data import start_ray
 from raycap.data.plan import PLANS, Shard, plan_path, shard_path, with_split, write_plans
 from raycap.data.progress import progress
 from raycap.data.workspace import KIND, MANIFEST, find_finished, workspace
@@ -89,7 +90,9 @@ def prepare(config: PrepareConfig) -> str:
         say(f"{path} is already prepared: {describe_counts(finished)}")
         return path
     with workspace(path) as work:
-        outcome = make_shards(config, work, plan_shards(config, work))
+        shards = plan_shards(config, work)
+        start_ray()  # only now: a finished folder, or a source that is not there, is answered at once
+        outcome = make_shards(config, work, shards)
         drop_duplicates(outcome, work)
         manifest = describe(outcome, work, request)
         check_share(manifest["read"], manifest["rejected"], limit=config.prepare.max_bad_share)

@@ -76,7 +76,8 @@ def make_shard(
     """Write the rows of a plan to a Parquet file (none where no row is good) and tell what became of each."""
     results: list[dict[str, Any]] = []
     written = 0
-    with storage.writing(output) as stream, RowWriter(stream) as rows:
+    # Folders are made by the driver: once it has given up, a task that still runs must not bring them back.
+    with storage.writing(output, make_folder=False) as stream, RowWriter(stream) as rows:
         for record in read_plan(plan):
             made, rejections = make_row(
                 record, source=source, short_side=short_side, max_characters=max_characters
@@ -99,7 +100,7 @@ def drop_rows(path: str, output: str, *, dropped: dict[int, tuple[str, str]], sh
     numbers = itertools.count()
     with (
         pq.ParquetFile(fs.open_input_file(inner)) as old,
-        storage.writing(output) as stream,
+        storage.writing(output, make_folder=False) as stream,
         RowWriter(stream) as rows,
     ):
         for group in range(old.num_row_groups):

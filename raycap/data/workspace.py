@@ -56,7 +56,15 @@ def _aside(path: str) -> Iterator[str]:
         (work / LOCK).unlink()
         storage.publish_folder(work, path, last=MANIFEST)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _discard(work)
+
+
+def _discard(work: Path) -> None:
+    """Remove a folder in which tasks may still be writing: under another name they do not find it."""
+    if work.exists():
+        doomed = work.with_name(work.name.replace(".preparing", "-.preparing"))
+        work.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _clear_leftovers(target: Path) -> None:

@@ -10,7 +10,7 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator
 
@@ -64,6 +64,27 @@ class Source(Frozen, ABC):
             OSError: the file is missing or cannot be read.
         """
         return storage.read_bytes(record.path), record.captions
+
+
+class FolderOfFiles(Source):
+    """Settings that the sources made of files share; the command line needs them to be alike."""
+
+    path: SourcePath
+    """Folder, or URI, that holds the images and their captions."""
+
+
+class FolderOfImages(FolderOfFiles):
+    """Settings of published data sets, whose images lie in a folder of their own."""
+
+    images: str = ""
+    """Folder of the images below `path`; empty tries the usual names."""
+
+
+class FlickrFolder(FolderOfImages):
+    """Settings of the Flickr data sets, whose captions people have in several layouts."""
+
+    layout: Literal["auto", "karpathy", "token", "csv", "parquet"] = "auto"
+    """Which file to read captions from; auto takes the first there is, those with splits first."""
 
 
 def bad_line(file: str, number: int, problem: str) -> RawRecord:

@@ -12,9 +12,8 @@ from typing import Literal
 from raycap import storage
 from raycap.config import ConfigError
 from raycap.datasets.base import (
+    FolderOfImages,
     RawRecord,
-    Source,
-    SourcePath,
     bad_line,
     find_file,
     find_images,
@@ -27,23 +26,19 @@ KARPATHY = ("dataset_coco.json", "annotations/dataset_coco.json", "karpathy/data
 YEARS = ("2014", "2017")
 
 
-class CocoSource(Source):
+class CocoSource(FolderOfImages):
     """COCO: 123,287 photos with five captions each."""
 
     kind: Literal["coco"] = "coco"
-    path: SourcePath
-    """Folder that holds the photos' folders (train2017, ...) and `annotations`."""
-    train: tuple[str, ...] = ()
-    """Official caption files to train on, below `path`; with train, val and test all empty they are found."""
-    val: tuple[str, ...] = ()
+    train_files: tuple[str, ...] = ()
+    """Official caption files to train on, below `path`; where none is given for any split they are found."""
+    val_files: tuple[str, ...] = ()
     """Official caption files to validate on."""
-    test: tuple[str, ...] = ()
+    test_files: tuple[str, ...] = ()
     """Official caption files to test on."""
-    images: str = ""
-    """Folder of the photos below `path`; empty tries the usual names for each file."""
 
     def records(self) -> Iterator[RawRecord]:
-        given = {"train": self.train, "val": self.val, "test": self.test}
+        given = {"train": self.train_files, "val": self.val_files, "test": self.test_files}
         if not any(given.values()):
             if file := find_file(self.path, *KARPATHY):
                 return karpathy_records(
@@ -73,7 +68,7 @@ class CocoSource(Source):
         if len(years) > 1:
             raise ConfigError(
                 f"{self.path} has caption files of {' and '.join(years)}, which hold the same photos; "
-                "name the ones to use in source.train, source.val and source.test"
+                "name the ones to use in source.train_files, val_files and test_files"
             )
         return found[years[0]]
 

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from raycap.datasets.base import (
+    FlickrFolder,
     Grouped,
     RawRecord,
-    Source,
-    SourcePath,
     find_file,
     find_images,
     karpathy_records,
@@ -23,7 +22,6 @@ from raycap.datasets.base import (
 )
 from raycap.datasets.parquet import parquet_files, parquet_records, read_parquet_image
 
-Layout = Literal["auto", "karpathy", "token", "csv", "parquet"]
 FILES = {
     "karpathy": (
         "dataset_flickr30k.json",
@@ -43,16 +41,10 @@ IMAGES = (
 )
 
 
-class Flickr30kSource(Source):
+class Flickr30kSource(FlickrFolder):
     """Flickr30k: 31,783 photos with five captions each."""
 
     kind: Literal["flickr30k"] = "flickr30k"
-    path: SourcePath
-    """Folder that holds the images' folder and one of the caption files, or the hub's Parquet files."""
-    layout: Layout = "auto"
-    """Which file to read captions from; auto takes the first there is, the one with splits first."""
-    images: str = ""
-    """Folder of the images below `path`; empty tries the usual names."""
 
     def records(self) -> Iterator[RawRecord]:
         layout, file = self._find()

@@ -1,4 +1,4 @@
-"""Flickr8k as people have it: Kaggle's captions.txt, or the original token file with its three split lists.
+"""Flickr8k as people have it: Kaggle's captions.txt, the original token file with its three split lists, ...
 
 The original is Hodosh, Young and Hockenmaier, "Framing Image Description as a Ranking Task" (JAIR 2013):
 6,000 photos to train, 1,000 to validate, 1,000 to test, and 91 in no list, which are left out.
@@ -9,14 +9,13 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from raycap.config import ConfigError
 from raycap.datasets.base import (
+    FlickrFolder,
     Grouped,
     RawRecord,
-    Source,
-    SourcePath,
     find_file,
     find_images,
     karpathy_records,
@@ -24,12 +23,17 @@ from raycap.datasets.base import (
     numbered_captions,
     read_lines,
 )
+from raycap.datasets.parquet import parquet_files, parquet_records, read_parquet_image
 
 log = logging.getLogger(__name__)
 
-Layout = Literal["auto", "karpathy", "token", "csv"]
 TEXT_FOLDERS = ("", "Flickr8k_text/", "flickr8k_text/")
-FILES = {"karpathy": "dataset_flickr8k.json", "token": "Flickr8k.token.txt", "csv": "captions.txt"}
+FILES = {
+    "karpathy": "dataset_flickr8k.json",
+    "token": "Flickr8k.token.txt",
+    "csv": "captions.txt",
+    "parquet": "*.parquet",
+}
 SPLIT_LISTS = {
     "train": "Flickr_8k.trainImages.txt",
     "val": "Flickr_8k.devImages.txt",
@@ -45,28 +49,31 @@ IMAGES = (
 )
 
 
-class Flickr8kSource(Source):
+class Flickr8kSource(FlickrFolder):
     """Flickr8k: 8,091 photos with five captions each."""
 
     kind: Literal["flickr8k"] = "flickr8k"
-    path: SourcePath
-    """Folder that holds the images' folder and one of the caption files."""
-    layout: Layout = "auto"
-    """Which file to read captions from; auto takes the first there is, those with splits first."""
-    images: str = ""
-    """Folder of the images below `path`; empty tries the usual names."""
 
     def records(self) -> Iterator[RawRecord]:
         layout, file = self._find()
+        if layout == "parquet":
+            return parquet_records(self.path)
         if layout == "karpathy":
             return karpathy_records(file, folder=self.path, candidates=IMAGES, setting=self.images)
         grouped = numbered_captions(file) if layout == "token" else kaggle_captions(file)
         names = self._split_lists(grouped) if layout == "token" else {"": list(grouped.captions)}
         return self._text_records(grouped, names)
 
+    def read(self, record: RawRecord) -> tuple[bytes, list[Any]]:
+        if record.row >= 0:
+            return read_parquet_image(record), record.captions
+        return super().read(record)
+
     def _find(self) -> tuple[str, str]:
         wanted = {layout: name for layout, name in FILES.items() if self.layout in ("auto", layout)}
         for layout, name in wanted.items():
+            if layout == "parquet" and parquet_files(self.path):
+                return layout, ""
             if file := find_file(self.path, *(folder + name for folder in TEXT_FOLDERS)):
                 return layout, file
         raise missing(self.path, wanted=" or ".join(wanted.values()))

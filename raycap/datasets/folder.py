@@ -17,10 +17,9 @@ from raycap.config import ConfigError
 from raycap.datasets.base import (
     IMAGE_SUFFIXES,
     SPLIT_NAMES,
+    FolderOfFiles,
     Grouped,
     RawRecord,
-    Source,
-    SourcePath,
     bad_line,
     missing,
     read_lines,
@@ -32,12 +31,10 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 CAPTION_COLUMNS = ("text", "caption", "captions", "texts", "sentence", "sentences", "description")
 
 
-class FolderSource(Source):
+class FolderSource(FolderOfFiles):
     """A folder of images with a metadata file."""
 
     kind: Literal["folder"] = "folder"
-    path: SourcePath
-    """Folder of images with metadata.jsonl or metadata.csv, or of sub-folders for splits that have them."""
     caption_column: str = ""
     """Column of the captions; empty takes the first there is of text, caption, captions, ..."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,50 +16,59 @@ from raycap import storage
 from raycap.config import ConfigError
 from raycap.datasets.base import SPLIT_NAMES, RawRecord, bad_line, missing, stem
 
-CAPTION_COLUMNS = ("caption", "captions", "sentences", "text")
+CAPTION_COLUMN = re.compile(r"captions?|sentences?|text|(caption|text|sentence)_\d+")
+SPLIT_IN_NAME = re.compile(r"(?:^|/)(train|val|validation|test)(?=[-_./])")
 
 
 def parquet_files(folder: str) -> list[str]:
-    """Every Parquet file below a folder, sorted."""
-    names = (name for name in storage.list_files(folder) if name.endswith(".parquet"))
-    return [storage.join(folder, *name.split("/")) for name in names]
+    """Names of every Parquet file below a folder, sorted."""
+    return [name for name in storage.list_files(folder) if name.endswith(".parquet")]
 
 
 def parquet_records(folder: str) -> Iterator[RawRecord]:
     """Records of all rows; only the columns beside the images are read.
 
+    Splits are a column, or else the files' names; names that are all of one split say nothing.
+
     Raises:
         ConfigError: no Parquet files, or no column of images or captions.
     """
-    files = parquet_files(folder)
-    if not files:
+    names = parquet_files(folder)
+    if not names:
         raise missing(folder, wanted="*.parquet")
-    for path in files:
+    splits = {name: _split_in_name(name) for name in names}
+    for name in names:
+        path = storage.join(folder, *name.split("/"))
         with _open(path) as file:
-            yield from _file_records(path, file)
+            yield from _file_records(path, file, split=splits[name] if len(set(splits.values())) > 1 else "")
 
 
-def _file_records(path: str, file: pq.ParquetFile) -> Iterator[RawRecord]:
+def _split_in_name(name: str) -> str:
+    match = SPLIT_IN_NAME.search(name)
+    return SPLIT_NAMES[match.group(1)] if match else ""
+
+
+def _file_records(path: str, file: pq.ParquetFile, *, split: str) -> Iterator[RawRecord]:
     names = file.schema_arrow.names
-    caption = next((name for name in CAPTION_COLUMNS if name in names), "")
-    if "image" not in names or not caption:
-        wanted = f"'image' and one of {', '.join(CAPTION_COLUMNS)}"
-        raise ConfigError(f"{path} has the columns {', '.join(names)}; it needs {wanted}")
-    columns = [name for name in (caption, "split", "filename", "img_id") if name in names]
+    captions = [name for name in names if CAPTION_COLUMN.fullmatch(name)]
+    if "image" not in names or not captions:
+        raise ConfigError(f"{path} has the columns {', '.join(names)}; it needs 'image' and 'caption'")
+    columns = captions + [name for name in ("split", "filename", "img_id") if name in names]
     start = 0
     for batch in file.iter_batches(batch_size=1024, columns=columns):
         for row, cells in enumerate(batch.to_pylist(), start=start):
-            yield _record(path, row, cells, caption)
+            yield _record(path, row, {"split": split} | cells, captions)
         start += batch.num_rows
 
 
-def _record(path: str, row: int, cells: dict[str, Any], caption: str) -> RawRecord:
+def _record(path: str, row: int, cells: dict[str, Any], columns: list[str]) -> RawRecord:
     name = cells.get("filename") or cells.get("img_id") or f"{stem(path)}-{row}"
-    split = cells.get("split", "")
-    if split and split not in SPLIT_NAMES:
-        return bad_line(stem(path), row, f"unknown split {split!r}")
-    captions = cells[caption] if isinstance(cells[caption], list) else [cells[caption]]
-    return RawRecord(stem(str(name)), SPLIT_NAMES.get(split, ""), path, captions, row=row)
+    if cells["split"] and cells["split"] not in SPLIT_NAMES:
+        return bad_line(stem(path), row, f"unknown split {cells['split']!r}")
+    captions: list[Any] = []
+    for column in columns:
+        captions += cells[column] if isinstance(cells[column], list) else [cells[column]]
+    return RawRecord(stem(str(name)), SPLIT_NAMES.get(cells["split"], ""), path, captions, row=row)
 
 
 def read_parquet_image(record: RawRecord) -> bytes:

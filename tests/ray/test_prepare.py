@@ -166,9 +166,11 @@ def test_one_percent_damaged(
 
 
 def test_too_many_bad_images_leave_nothing(tmp_path: Path, photos: Callable[..., dict[str, Any]]) -> None:
+    """Nor do tasks that were under way when it was given up."""
     source = photos(40, damaged=(1, 2, 3))
     with pytest.raises(BadDataError, match=r"3 of 40 images cannot be used.*: cannot be decoded \(3\)"):
-        prepare(config(tmp_path / "rows", source))
+        prepare(config(tmp_path / "rows", source, rows_per_shard=2))
+    time.sleep(1)
     assert [entry.name for entry in tmp_path.iterdir()] == ["raw"]
     prepare(config(tmp_path / "rows", source, max_bad_share=0.1))
     assert sum(manifest_of(tmp_path / "rows")["counts"].values()) == 37

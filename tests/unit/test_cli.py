@@ -88,7 +88,6 @@ def test_flags_beat_environment_beats_preset(monkeypatch: pytest.MonkeyPatch) ->
     from raycap.commands import prepare as command
 
     seen = []
-    monkeypatch.setattr(command, "start_ray", lambda: None)
     monkeypatch.setattr(command.stage, "prepare", lambda config: seen.append(config) or "made")
     monkeypatch.setenv("RAYCAP_DATA_LIMIT", "7")
     monkeypatch.setenv("RAYCAP_DATA_PATH", "from-environment")

@@ -12,7 +12,16 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from raycap.config import ConfigError
-from raycap.datasets import Flickr8kSource, Flickr30kSource, RawRecord, ShapesSource, Source, SourceConfig
+from raycap.datasets import (
+    CocoSource,
+    Flickr8kSource,
+    Flickr30kSource,
+    FolderSource,
+    RawRecord,
+    ShapesSource,
+    Source,
+    SourceConfig,
+)
 
 
 def jpeg(colour: str = "red") -> bytes:
@@ -47,6 +56,16 @@ def test_kind_selects_the_source() -> None:
     assert isinstance(adapter.validate_python({"kind": "flickr8k", "path": "x"}), Flickr8kSource)
     with pytest.raises(ValidationError, match=r"flickr30k.*coco.*folder.*shapes"):
         adapter.validate_python({"kind": "imagenet"})
+
+
+def test_settings_of_one_name_are_alike_in_all_sources() -> None:
+    """The command line has one flag for them; cyclopts refuses a union whose members disagree."""
+    seen: dict[str, object] = {}
+    for source in (CocoSource, Flickr30kSource, Flickr8kSource, FolderSource, ShapesSource):
+        for name, field in source.model_fields.items():
+            if name != "kind":
+                kept = seen.setdefault(name, (field.annotation, field.default, field.description))
+                assert kept == (field.annotation, field.default, field.description), name
 
 
 def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -138,7 +157,7 @@ def test_flickr30k_hub_parquet(hub: Path) -> None:
 
 def test_hub_parquet_of_other_columns_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"jpg": [b""], "caption": [["a"]]}), tmp_path / "0.parquet")
-    with pytest.raises(ConfigError, match="columns jpg, caption; it needs 'image' and one of caption"):
+    with pytest.raises(ConfigError, match="columns jpg, caption; it needs 'image' and 'caption'"):
         list(Flickr30kSource(path=str(tmp_path)).records())
 
 
@@ -226,3 +245,16 @@ def test_flickr8k_without_any_list_has_no_split(flickr8k: Path) -> None:
     for path in (flickr8k / "Flickr8k_text").glob("*Images.txt"):
         path.unlink()
     assert [record.split for record in Flickr8kSource(path=str(flickr8k)).records()] == ["", "", ""]
+
+
+def test_flickr8k_hub_parquet(tmp_path: Path) -> None:
+    """Five caption columns, and splits in the files' names."""
+    for name in ("train-00000-of-00001-ab.parquet", "validation-00000-of-00001-cd.parquet"):
+        row = {"image": {"bytes": jpeg(), "path": None}, "caption_0": "one", "caption_1": "two"}
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / name)
+    source = Flickr8kSource(path=str(tmp_path))
+    records = list(source.records())
+    told = [(record.split, record.captions) for record in records]
+    assert told == [("train", ["one", "two"]), ("val", ["one", "two"])]
+    assert len({record.image_id for record in records}) == 2
+    assert source.read(records[1])[0] == jpeg()

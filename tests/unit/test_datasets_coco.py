@@ -43,8 +43,8 @@ def test_official_files_by_split(tmp_path: Path) -> None:
     official(tmp_path, "val2017", [3])
     source = CocoSource(
         path=str(tmp_path),
-        train=("annotations/captions_train2014.json", "annotations/captions_val2014.json"),
-        test=("annotations/captions_val2017.json",),
+        train_files=("annotations/captions_train2014.json", "annotations/captions_val2014.json"),
+        test_files=("annotations/captions_val2017.json",),
     )
     assert [(record.image_id, record.split) for record in source.records()] == [
         ("1", "train"),
@@ -56,7 +56,9 @@ def test_official_files_by_split(tmp_path: Path) -> None:
 def test_files_of_both_years_must_be_chosen_from(tmp_path: Path) -> None:
     official(tmp_path, "val2014", [2])
     official(tmp_path, "val2017", [3])
-    with pytest.raises(ConfigError, match=r"2014 and 2017, which hold the same photos; .* source\.train"):
+    with pytest.raises(
+        ConfigError, match=r"2014 and 2017, which hold the same photos; .* source\.train_files"
+    ):
         list(CocoSource(path=str(tmp_path)).records())
 
 
@@ -109,7 +111,7 @@ def test_missing_and_wrong_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"for annotations/captions_train2017\.json .* found nothing"):
         list(CocoSource(path=str(tmp_path)).records())
     with pytest.raises(ConfigError, match=r"for captions_mine\.json"):
-        list(CocoSource(path=str(tmp_path), val=("captions_mine.json",)).records())
+        list(CocoSource(path=str(tmp_path), val_files=("captions_mine.json",)).records())
     (tmp_path / "captions_val2017.json").write_text('{"images": []}')
     with pytest.raises(ConfigError, match="is no COCO caption file"):
         list(CocoSource(path=str(tmp_path)).records())
