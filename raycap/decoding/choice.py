@@ -21,8 +21,8 @@ def top_log_probabilities(logits: Tensor, k: int, *, banned: int | None = None) 
     if held is not None:
         logits[:, banned] = held
     peak = values[:, :1] if held is None else torch.maximum(values[:, :1], held[:, None])
-    normaliser = logits.sub_(peak).exp_().sum(-1, keepdim=True).log_() + peak  # (rows, 1)
-    return values - normaliser, tokens
+    log_sum = logits.sub_(peak).exp_().sum(-1, keepdim=True).log_()  # (rows, 1)
+    return (values - peak) - log_sum, tokens
 
 
 def _topk(rows: Tensor, k: int, *, chunk: int = 128) -> tuple[Tensor, Tensor]:

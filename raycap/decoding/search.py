@@ -186,7 +186,7 @@ class _Rows(_Search):
     def advance(self, logits: Tensor, position: int) -> Tensor:
         images, beams, vocab = logits.shape
         if beams < self.width:  # the first step has one row an image
-            logits = logits.expand(-1, self.width, -1)
+            logits = logits.repeat(1, self.width, 1)
             self.history = self.history.expand(-1, self.width, -1)
             self.parents = torch.zeros((images, self.width), dtype=torch.int64, device=logits.device)
         else:
