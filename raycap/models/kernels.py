@@ -115,7 +115,8 @@ class Int8Linear:
         levels = int8_levels(weight.device.type)
         self.levels = torch.tensor(float(levels))
         peak = weight.abs().amax(dim=1).clamp_min(1e-12)  # (out,)
-        quantized = (weight * (127 / peak[:, None])).round().to(torch.int8)  # (out, in)
+        # Packing takes rows as they lie in memory: a transposed weight must be laid out first.
+        quantized = (weight * (127 / peak[:, None])).round().to(torch.int8).contiguous()  # (out, in)
         self.weight = torch.ops.onednn.qlinear_prepack(quantized, None)
         self.scales = peak / (127 * levels)
         self.zero_points = torch.zeros(len(weight), dtype=torch.int64)

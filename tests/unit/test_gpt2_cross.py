@@ -25,7 +25,7 @@ from raycap.models.gpt2_cross.export import to_transformers, transformers_featur
 from raycap.models.gpt2_cross.model import Gpt2Cross
 from raycap.models.gpt2_cross.weights import effective_linear
 from raycap.schema import IGNORE_INDEX, CaptionBatch
-from raycap.text import CaptionTokenizer, unpack
+from raycap.text import CaptionTokenizer, pack, unpack
 
 VISION_DIM = 24
 
@@ -336,6 +336,23 @@ def test_training_in_bfloat16_holds_the_frozen_matrices_so(tiny_language_model: 
     assert output.loss_sum.item() == pytest.approx(expected, rel=0.01)
     output.loss_sum.backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.cross.parameters())
+    check_caption_is_teacher_forcing(model.eval(), rel=0.02)
+
+
+def check_caption_is_teacher_forcing(model: Gpt2Cross, *, rel: float) -> None:
+    """The decoder's copy of the weights is the model's, whatever these are held in."""
+    features = torch.randn(2, 5, VISION_DIM, generator=torch.Generator().manual_seed(3))
+    decoding = DecodingConfig(beams=1, max_tokens=8, length_penalty=0.0)
+    model.caption(features, decoding)
+    for image, (found,) in zip(features, Decoder.from_model(model).caption(features, decoding), strict=True):
+        labels = [*found.token_ids, model.tokenizer.end_id]
+        packed = pack([[found.token_ids]], start_id=model.tokenizer.start_id, end_id=model.tokenizer.end_id)
+        batch: Any = {name: torch.from_numpy(array) for name, array in packed.items()}
+        with torch.no_grad():
+            log_p = model.logits({**batch, "features": image[None]}).float().log_softmax(-1)
+        counted = min(len(labels), decoding.max_tokens)
+        expected = sum(log_p[position, label].item() for position, label in enumerate(labels[:counted]))
+        assert found.score == pytest.approx(expected, rel=rel)
 
 
 @pytest.mark.parametrize(("bits", "tolerance"), [("8bit", 0.02), ("4bit", 0.15)])
@@ -356,6 +373,7 @@ def test_quantised_base(wide_language_model: str, bits: str, tolerance: float) -
     weight, bias = effective_linear(layer)
     with torch.no_grad():
         assert (inputs @ weight.T + bias - layer(inputs)).abs().max() < 0.1 * layer(inputs).std()
+    check_caption_is_teacher_forcing(model, rel=0.02)
 
 
 def _step_all(model: Gpt2Cross, batch: CaptionBatch) -> None:

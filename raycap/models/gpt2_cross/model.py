@@ -8,6 +8,7 @@ of operations is that of transformers' GPT-2 with `add_cross_attention` (see exp
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,8 +79,8 @@ class Gpt2Cross(CaptionModel):
         with self._precision(batch["input_ids"].device):
             layout = PackedTokens(batch)
             labels = layout.images.collect(batch["labels"])  # (real,)
-            wanted = labels != IGNORE_INDEX
-            hidden = self.hidden_states(batch, layout)[wanted]  # (count, model_dim)
+            wanted = (labels != IGNORE_INDEX).nonzero().squeeze(1)  # (count,)
+            hidden = self.hidden_states(batch, layout).index_select(0, wanted)  # (count, model_dim)
             smoothing = self.config.label_smoothing if self.training else 0.0
             loss_sum, plain = frozen_head_loss(
                 self.gpt2.transformer.ln_f(hidden),
@@ -87,7 +88,7 @@ class Gpt2Cross(CaptionModel):
                 labels[wanted],
                 smoothing=smoothing,
             )
-        count = wanted.sum()
+        count = torch.tensor(len(wanted), device=loss_sum.device)
         return StepOutput(loss_sum, count, self._logs(plain, count, smoothed=bool(smoothing)))
 
     def hidden_states(self, batch: CaptionBatch, layout: PackedTokens) -> Tensor:
@@ -120,8 +121,9 @@ class Gpt2Cross(CaptionModel):
 
     def logits(self, batch: CaptionBatch) -> Tensor:
         """Logits of every real token, (real, vocab): for checks, since training never makes them whole."""
-        hidden = self.hidden_states(batch, PackedTokens(batch))
-        logits: Tensor = self.gpt2.lm_head(self.gpt2.transformer.ln_f(hidden))
+        with self._precision(batch["input_ids"].device):
+            hidden = self.hidden_states(batch, PackedTokens(batch))
+            logits: Tensor = self.gpt2.lm_head(self.gpt2.transformer.ln_f(hidden))
         return logits
 
     def normalise(self, features: Tensor) -> Tensor:
@@ -152,6 +154,12 @@ class Gpt2Cross(CaptionModel):
         if mode:
             self._decoder = None
         super().train(mode)
+        return self
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Gpt2Cross:
+        """What .to() and the like go through: the decoder's copy stays where it was, and so goes."""
+        self._decoder = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def prepare_training(self, precision: str) -> None:
