@@ -103,7 +103,8 @@ class CaptionEngine:
         """Caption an image or a list: paths, encoded bytes, PIL images or uint8 (height, width, 3) arrays.
 
         Args:
-            images: one, or a list or tuple, captioned as its images one by one would be.
+            images: one, or a list or tuple, captioned as its images one by one would be (in float32; lower
+                precisions round by batch size, and near ties may fall otherwise).
             n: captions of an image, best first; above 1 each image gives a list.
             batch_size: images that go through the model together.
             decoding: any setting of DecodingConfig (beams, max_tokens, ...), over the checkpoint's own.
