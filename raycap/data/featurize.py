@@ -108,11 +108,14 @@ def featurize(config: FeaturizeConfig) -> str:
     if len(left) < len(work):
         log.info("going on with %d of %d files: %s", len(left), len(work), folder)
     resources = choose_resources(config.featurize)
+    leftovers = unfinished_files(folder)
     shapes = set()
     with progress("featurize", total=sum(item.chunk.rows for item in left)) as advance:
         for made in run_graph(left, config, preprocess, fingerprint=fingerprint, resources=resources):
             shapes.add((made["patches"], made["vision_dim"]))
             advance(made["rows"])
+    for file in leftovers:
+        storage.remove(file)
     publish(config, folder, work, facts=facts_of(work, shapes, fingerprint))
     return folder
 
@@ -179,6 +182,17 @@ def plan(config: FeaturizeConfig, folder: str, *, chunk_rows: int) -> list[WorkI
             name = f"part-{index:05d}.parquet"
             items.append(WorkItem(split, chunk, storage.join(folder, split, name), done=name in there))
     return items
+
+
+def unfinished_files(folder: str) -> list[str]:
+    """What a run that was killed while writing has left."""
+    paths = [storage.join(folder, split) for split in SPLITS]
+    return [
+        storage.join(path, name)
+        for path in paths
+        for name in storage.list_names(path)
+        if name.endswith(".tmp")
+    ]
 
 
 def chunk_rows_of(preprocess: Preprocessor) -> int:
@@ -249,7 +263,7 @@ def run_graph(
             yield from batch.to_pylist()
     except RayTaskError as error:
         if isinstance(error.cause, ValueError):
-            raise ValueError(str(error.cause)) from None
+            raise ValueError(str(error.cause).splitlines()[0]) from None  # Ray adds advice of its own
         raise
 
 
@@ -273,6 +287,7 @@ def feature_graph(
 
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = None  # a chunk stays one block from end to end
+    context.raise_original_map_exception = True  # so that an image's name reaches the user
     with ray.data.DataContext.current(context):
         pixels = chunk_rows(
             chunks,
