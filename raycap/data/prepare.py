@@ -21,7 +21,7 @@ from raycap.config import ConfigError, DataConfig, Frozen
 from raycap.data import start_ray
 from raycap.data.plan import PLANS, Shard, plan_path, shard_path, with_split, write_plans
 from raycap.data.progress import progress
-from raycap.data.workspace import KIND, MANIFEST, find_finished, workspace
+from raycap.data.workspace import KIND, MANIFEST, find_finished, remove_litter, workspace
 from raycap.datasets import SourceConfig
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def prepare(config: PrepareConfig) -> str:
         manifest = describe(outcome, work, request)
         check_share(manifest["read"], manifest["rejected"], limit=config.prepare.max_bad_share)
         storage.remove(storage.join(work, PLANS))
+        remove_litter(work, keep=manifest["files"])
         storage.write_bytes(storage.join(work, REJECTED), outcome.rejected_lines().encode())
         storage.write_json(storage.join(work, MANIFEST), manifest)
     say(f"prepared {describe_counts(manifest)} in {path}")

@@ -13,7 +13,7 @@ import logging
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,13 @@ def _in_place(path: str) -> Iterator[str]:
         storage.write_json(storage.join(path, MARKER), {"kind": KIND})
         raise
     storage.remove(storage.join(path, MARKER))
+
+
+def remove_litter(work: str, *, keep: Collection[str]) -> None:
+    """Remove what killed workers left half written in the splits' folders."""
+    for name in storage.list_files(work):
+        if "/" in name and name not in keep:
+            storage.remove(storage.join(work, *name.split("/")))
 
 
 def find_finished(path: str, request: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import pytest
 
 from raycap import storage
 from raycap.config import ConfigError
-from raycap.data.workspace import KIND, MANIFEST, MARKER, differences, find_finished, workspace
+from raycap.data.workspace import KIND, MANIFEST, MARKER, differences, find_finished, remove_litter, workspace
 
 REQUEST = {"format": 1, "source": {"kind": "shapes", "train": 3}, "data": {"limit": 0}}
 
@@ -41,6 +41,14 @@ def test_whole_when_the_block_ends(path: str) -> None:
     assert manifest is not None
     assert manifest["files"] == {"train/part-00000.parquet": 4}
     assert storage.list_names(path) == [MANIFEST, "train"]
+
+
+def test_what_killed_workers_left_is_removed(path: str) -> None:
+    with workspace(path) as work:
+        fill(work)
+        storage.write_bytes(storage.join(work, "train", "part-00000.parquet.1f2e3d4c.tmp"), b"ro")
+        remove_litter(work, keep=["train/part-00000.parquet"])
+    assert list(storage.list_files(path)) == [MANIFEST, "train/part-00000.parquet"]
 
 
 def test_absent_when_the_block_raises(path: str) -> None:
