@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import ray
 import ray.train
@@ -78,6 +81,11 @@ def start(config: TrainConfig, *, run: str) -> str:
         return run
     check(config, run=run)
     rows = load_rows(config)
+    if newest and read_manifest(newest).encoder.fingerprint != rows.encoder.fingerprint:
+        raise ConfigError(
+            f"{run} was trained on features of another encoder than {config.encoder.name} is now; "
+            "put the encoder back as it was, or start a new run"
+        )
     document = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     storage.write_bytes(storage.join(run, CONFIG), document.encode())
     board = Board()
@@ -136,13 +144,27 @@ def fit(
         dataset_config=WholeSplit(),
     )
     try:
-        result = trainer.fit()
+        with interruptible():
+            result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise TrainingError(
             f"training failed: {root_cause(error)}; go on with `raycap train --resume {run}`"
         ) from error
     if result.return_value:
         raise TrainingError(result.return_value)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts: Ray's own handler ends the workers and then leaves with exit code 0, as if all were done."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():  # the only one that may; sweeps use others
+            signal.signal(signal.SIGINT, handler)
 
 
 class Remaining:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from fakes import make_tokenizer
 from prepared import write_prepared
 
-from raycap.checkpoint import RunCheckpoints, read_manifest, read_training
+from raycap import checkpoint
+from raycap.checkpoint import RunCheckpoints, TrainingState, read_manifest, read_training
 from raycap.schema import image_key
 from raycap.train import TrainConfig, resume, train
 from raycap.train.record import read_metrics
@@ -153,6 +155,33 @@ def test_a_killed_driver_is_continued(
     assert sorted(seen + rest) == sorted(EVERYTHING)
     assert sorted(next_epoch) == sorted(EVERYTHING)
     check_rows(str(run))
+
+
+def test_an_epoch_saved_after_its_last_image_is_only_validated(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    """Killed between the last step of an epoch and the end of its validation: nothing is left to train on."""
+    document["train"] |= {"epochs": 1, "num_workers": 1, "batch_size": IMAGES}
+    run = train(TrainConfig.model_validate(document))
+    loaded = checkpoint.load(run, training=True)
+    assert loaded.training is not None
+    values = {**loaded.training.values, "epoch": 0, "images": IMAGES}
+    tensors = {**loaded.training.tensors, "seen": torch.tensor(sorted(EVERYTHING))}
+    RunCheckpoints(run).save_step(
+        loaded.model,
+        model_config=loaded.config,
+        tokenizer=loaded.tokenizer,
+        encoder=loaded.manifest.encoder,
+        decoding=loaded.manifest.decoding,
+        metrics={},
+        step=1,
+        epoch=0,
+        training=TrainingState(tensors, values),
+    )
+    assert resume(run) == run
+    assert [len(batches) for batches in batches_by_process(tmp_path / "log").values()] == [1]
+    assert [(row["kind"], row["step"]) for row in read_metrics(run)] == [("step", 1), ("epoch", 1)]
+    assert read_manifest(f"{run}/checkpoints/step-00000001").epoch == 1
 
 
 def wait_for_steps(run: Path, driver: "subprocess.Popen[bytes]", *, steps: int) -> None:
