@@ -54,9 +54,7 @@ def environment_defaults(*, cores: int, remote: bool) -> dict[str, str]:
         # started there afterwards silently asks for it.
         defaults["RAY_AUTH_MODE"] = "disabled"
         if cores <= SMALL_MACHINE_CORES:
-            defaults["RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"] = (
-                "1"  # 32 actors start in seconds, not at once
-            )
+            defaults["RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"] = "1"  # 32 actors start in seconds, not at once
     return defaults
 
 
