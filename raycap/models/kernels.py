@@ -114,6 +114,7 @@ class Int8Linear:
         self.gelu = gelu
         levels = int8_levels(weight.device.type)
         self.levels = torch.tensor(float(levels))
+        self.middle = levels + 1  # where zero lies among unsigned rows
         peak = weight.abs().amax(dim=1).clamp_min(1e-12)  # (out,)
         # Packing takes rows as they lie in memory: a transposed weight must be laid out first.
         quantized = (weight * (127 / peak[:, None])).round().to(torch.int8).contiguous()  # (out, in)
@@ -136,9 +137,9 @@ class Int8Linear:
         """weight @ (x / peak), peak (rows, 1) being the rows' largest magnitudes."""
         signed = (x * torch.div(self.levels, peak)).round_().to(torch.int8)
         # Every x86 kernel takes unsigned rows, only AMX signed ones. Float to uint8 directly is 3x slower.
-        rows = signed.view(torch.uint8).bitwise_xor_(128)  # +128
+        rows = signed.view(torch.uint8).add_(self.middle)  # wraps: -levels becomes 1
         product: Tensor = torch.ops.onednn.qlinear_pointwise(
-            rows, 1.0, 128, self.weight, self.scales, self.zero_points, None,
+            rows, 1.0, self.middle, self.weight, self.scales, self.zero_points, None,
             1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
         return product  # (rows, out)
