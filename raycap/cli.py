@@ -38,8 +38,11 @@ STAGE_BLOCKS = {
 SHORTHANDS = {"--data": "--data.path", "--run": "--train.run"}
 
 
-def build_app() -> App:
-    """The command line without any preset loaded."""
+DEFAULT_FAMILY = "gpt2_cross"  # whose flags `raycap train --help` shows where no preset is named
+
+
+def build_app(*, family: str = "") -> App:
+    """The command line; given a family, `train` has that family's settings as flags."""
     app = App(
         name="raycap",
         version=__version__,
@@ -49,16 +52,25 @@ def build_app() -> App:
         result_action="return_value",
     )
     for name, text in COMMANDS.items():
-        app.command(f"raycap.commands.{name}:{name}", name=name, help=text)
+        if name != "train":
+            app.command(f"raycap.commands.{name}:{name}", name=name, help=text)
+    if family:
+        from raycap.commands.train import train_command  # loads torch
+
+        app.command(train_command(family), name="train")
+    else:
+        app.command("raycap.commands.train:train_command", name="train", help=COMMANDS["train"])
     return app
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; exits 0, 1 (it failed, one sentence on stderr) or 2 (the command line is wrong)."""
     tokens = [expand_shorthand(token) for token in (sys.argv[1:] if argv is None else argv)]
-    app = build_app()
     try:
-        app.config = [Env("RAYCAP_", command=False), Dict(read_document(tokens), use_commands_as_keys=False)]
+        document = read_document(tokens)
+        app = build_app(family=choose_family(tokens, document))
+        # below the command's name: at the root cyclopts drops keys that are commands too, such as `train`
+        app.config = [Env("RAYCAP_", command=False), Dict(dict.fromkeys(tokens[:1], document))]
         code = app(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         fail(2, describe_usage_error(error))
@@ -98,6 +110,25 @@ def read_document(tokens: Sequence[str]) -> dict[str, Any]:
     if unknown := sorted(set(document) - known):
         raise ConfigError(f"{source}: unknown block {unknown[0]!r}; known: {', '.join(sorted(known))}")
     return {block: document[block] for block in STAGE_BLOCKS[tokens[0]] if block in document}
+
+
+def choose_family(tokens: Sequence[str], document: dict[str, Any]) -> str:
+    """The family whose flags `train` has: by flag, environment or preset; "" for other commands.
+
+    Another family than the preset's takes none of the preset's model settings: they are removed from `document`.
+    """
+    if not tokens or tokens[0] != "train":
+        return ""
+    preset = document.get("model")
+    preset_family = preset.get("family", "") if isinstance(preset, dict) else ""
+    flags = [value for flag, value in itertools.pairwise(tokens) if flag == "--model.family"]
+    flags += [token.partition("=")[2] for token in tokens if token.startswith("--model.family=")]
+    chosen: str = (
+        (flags or [os.environ.get("RAYCAP_MODEL_FAMILY", "")])[-1] or preset_family or DEFAULT_FAMILY
+    )
+    if preset_family and chosen != preset_family:
+        document["model"] = {"family": chosen}
+    return chosen
 
 
 def describe_usage_error(error: CycloptsError) -> str:

@@ -91,7 +91,7 @@ def captions(engine: CaptionEngine, decoder: Decoder, features: Tensor, *, batch
     """The best caption of each image by the checkpoint's own decoding, `batch` images at a time."""
     decoding = DecodingConfig.model_validate({**engine.manifest.decoding.model_dump(), "n": 1})
     assert isinstance(engine.model, Gpt2Cross)
-    for part in features.split(batch):
+    for part in torch.split(features, batch):
         for found in decoder.caption(part, decoding):
             yield engine.model.tokenizer.decode(found[0].token_ids)
 

@@ -36,13 +36,14 @@ def start_ray() -> None:
         return
     level = logging.WARNING if quiet else logging.INFO
     if remote:
-        ray.init(logging_level=level)
+        ray.init(logging_level=level, log_to_driver=not quiet)
         return
     ray.init(
         address="local",
         num_cpus=max(usable_cores(), MIN_CPUS),
         include_dashboard=True,  # Tune and the Jobs API need it
         logging_level=level,
+        log_to_driver=not quiet,  # workers' own lines are in Ray's log files; raycap's progress comes another way
     )
 
 

@@ -72,7 +72,7 @@ def train_encoder(
         features = encoder(normalise(pixels[chosen])).last_hidden_state  # (batch, ENCODER_DIM, 8, 8)
         loss = functional.binary_cross_entropy_with_logits(head(features.flatten(1)), words[chosen])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         if is_tenth(step, steps):
@@ -132,7 +132,7 @@ def train_language_model(captions: list[str], folder: Path, *, report: Callable[
         logits = model(torch.from_numpy(rows["input_ids"])).logits  # (batch, tokens, vocab)
         loss = functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(rows["labels"]).flatten())
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         if is_tenth(step, steps):
@@ -163,7 +163,7 @@ def shuffled_batches(count: int, epochs: int, *, batch_size: int = BATCH_SIZE) -
     """Row numbers of each full batch, in a new order every epoch."""
     for _ in range(epochs):
         order = torch.randperm(count)
-        yield from order[: count - count % batch_size].split(batch_size)
+        yield from torch.split(order[: count - count % batch_size], batch_size)
 
 
 def is_tenth(step: int, steps: int) -> bool:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -75,6 +76,21 @@ def test_resume_reads_the_runs_own_settings(tmp_path: Path) -> None:
     assert cli.read_document(["train", "--resume", str(tmp_path)]) == {"data": {"path": "from-the-run"}}
 
 
+def test_another_family_takes_none_of_the_presets_model_settings() -> None:
+    """Two families with a setting of one name and two types once broke every `raycap train` command."""
+    document = {"model": {"family": "gpt2_cross", "language_model": "gpt2"}}
+    assert cli.choose_family(["train", "x"], document) == "gpt2_cross"
+    assert document["model"] == {"family": "gpt2_cross", "language_model": "gpt2"}
+    assert cli.choose_family(["train", "x", "--model.family", "lstm"], document) == "lstm"
+    assert document["model"] == {"family": "lstm"}
+    assert cli.choose_family(["evaluate", "x"], document) == ""
+
+
+def test_unknown_family_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    message = run("train", "shapes", "--model.family", "gptt", code=2, capsys=capsys)
+    assert message.startswith("raycap: unknown family 'gptt'; known: gpt2_cross")
+
+
 def test_data_is_short_for_data_path() -> None:
     assert [cli.expand_shorthand(token) for token in ("--data", "--data=x", "--data.limit", "x")] == [
         "--data.path",
@@ -82,6 +98,20 @@ def test_data_is_short_for_data_path() -> None:
         "--data.limit",
         "x",
     ]
+
+
+def test_train_gets_every_block_of_its_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cyclopts drops keys named like commands, so that the preset's `train` and `featurize` blocks were lost."""
+    from raycap.commands import train as command
+
+    seen: list[Any] = []
+    monkeypatch.setattr(command, "start_ray", lambda: None)
+    monkeypatch.setattr(command.stage, "train", lambda config: seen.append(config) or "made")
+    cli.main(["train", "shapes", "--model.head-dim", "8", "--model.lora.rank", "4"])
+    document = load_document("shapes")
+    document["model"]["head_dim"] = 8
+    document["model"]["lora"]["rank"] = 4
+    assert seen == [command.stage.TrainConfig.from_document(document)]
 
 
 def test_flags_beat_environment_beats_preset(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import make_language_model
 from torch import Tensor
 
 from raycap.config import ConfigError
@@ -17,7 +18,6 @@ from raycap.models.gpt2_cross import Gpt2CrossConfig
 from raycap.models.gpt2_cross.config import LoraConfig
 from raycap.models.gpt2_cross.decoder import Decoder
 from raycap.models.kernels import PRECISIONS, Head, Int8Linear, Precision, gelu_, has_onednn, linear
-from tests.fakes import make_language_model
 
 CPU = torch.device("cpu")
 IDS = [0, 1]  # start and end token; as in GPT-2 both may be the same

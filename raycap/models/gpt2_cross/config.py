@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from raycap.config import Frozen
 from raycap.models.base import FamilyConfig
@@ -12,6 +12,11 @@ from raycap.text import CaptionTokenizer
 
 if TYPE_CHECKING:
     from raycap.models.gpt2_cross.model import Gpt2Cross
+
+
+def number(value: object) -> object:
+    """Digits as the number they spell: flags and environment variables come as text."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 class LoraConfig(Frozen):
@@ -33,7 +38,7 @@ class Gpt2CrossConfig(FamilyConfig):
     family: Literal["gpt2_cross"] = "gpt2_cross"
     language_model: str
     """A GPT-2-shaped checkpoint: gpt2, gpt2-medium, gpt2-large, distilgpt2, another hub name, or a folder."""
-    head_dim: Literal[8, 16, 32, 64] = 16
+    head_dim: Annotated[Literal[8, 16, 32, 64], BeforeValidator(number)] = 16
     """Width of a cross-attention head."""
     heads: Literal["as_language_model"] | Annotated[int, Field(ge=1)] = "as_language_model"
     """Cross-attention heads; as_language_model takes as many as GPT-2 itself has."""
