@@ -7,7 +7,9 @@ formats, so everything after them runs the code that CLIP and GPT-2 run. Knows n
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +28,7 @@ ENCODER_EPOCHS = 8
 LANGUAGE_MODEL_EPOCHS = 2
 BATCH_SIZE = 32
 VOCABULARY_SIZE = 400
+MIN_PHRASE_COUNT = 10  # images that a phrase must stand for, to be learnt
 
 
 def train_models(data: str, folder: Path, *, report: Callable[[str], None], seed: int = 0) -> None:
@@ -51,10 +54,14 @@ def read_training_split(data: str) -> tuple[Tensor, list[list[str]]]:
 def train_encoder(
     pixels: Tensor, captions: list[list[str]], folder: Path, *, report: Callable[[str], None]
 ) -> None:
-    """A small residual network that predicts which words stand in a drawing's captions."""
+    """A small residual network that predicts which words and pairs of words stand in a drawing's captions.
+
+    Every patch predicts for itself and the best ones count (https://arxiv.org/abs/1411.4952), so that what a patch
+    has learnt about colour, shape and place stays together in its features.
+    """
     from transformers import ResNetConfig, ResNetModel
 
-    words = word_targets(captions)  # (images, words)
+    phrases = phrase_targets(captions)  # (images, phrases)
     config = ResNetConfig(
         embedding_size=32,
         hidden_sizes=[48, ENCODER_DIM],
@@ -63,14 +70,15 @@ def train_encoder(
         downsample_in_first_stage=False,
     )
     encoder = ResNetModel(config)
-    cells = (IMAGE_SIDE // 8) ** 2
-    head = nn.Linear(ENCODER_DIM * cells, words.shape[1])
+    head = nn.Linear(ENCODER_DIM, phrases.shape[1])
+    nn.init.constant_(head.bias, -7.0)  # 64 patches together then start near a phrase's usual frequency
     optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=2e-3, weight_decay=0.05)
     steps = ENCODER_EPOCHS * (len(pixels) // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for step, chosen in enumerate(shuffled_batches(len(pixels), ENCODER_EPOCHS)):
         features = encoder(normalise(pixels[chosen])).last_hidden_state  # (batch, ENCODER_DIM, 8, 8)
-        loss = functional.binary_cross_entropy_with_logits(head(features.flatten(1)), words[chosen])
+        by_patch = head(features.flatten(2).transpose(1, 2))  # (batch, patches, phrases)
+        loss = functional.binary_cross_entropy_with_logits(by_patch.logsumexp(dim=1), phrases[chosen])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -99,11 +107,19 @@ def normalise(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
 
 
-def word_targets(captions: list[list[str]]) -> Tensor:
-    """Float (images, words): 1 where a word stands in one of the image's captions."""
-    bags = [{word for text in texts for word in text.lower().strip(".").split()} for texts in captions]
-    vocabulary = sorted(set().union(*bags))
-    return torch.tensor([[float(word in bag) for word in vocabulary] for bag in bags])
+def phrase_targets(captions: list[list[str]]) -> Tensor:
+    """Float (images, phrases): 1 where a word, or two words in a row, stand in one of the image's captions."""
+    bags = [{phrase for text in texts for phrase in phrases_of(text)} for texts in captions]
+    counts = Counter(phrase for bag in bags for phrase in bag)
+    known = sorted(phrase for phrase, count in counts.items() if count >= MIN_PHRASE_COUNT)
+    return torch.tensor([[float(phrase in bag) for phrase in known] for bag in bags])
+
+
+def phrases_of(caption: str) -> Iterator[str]:
+    """The words of a caption, and the pairs of neighbours."""
+    words = caption.lower().strip(".").split()
+    yield from words
+    yield from (f"{first} {second}" for first, second in itertools.pairwise(words))
 
 
 def train_language_model(captions: list[str], folder: Path, *, report: Callable[[str], None]) -> None:

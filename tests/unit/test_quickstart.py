@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from raycap import quickstart
@@ -29,10 +30,12 @@ def test_exact_matches_counts_true_captions_only(tmp_path: Path) -> None:
     assert quickstart.exact_matches(file) == (2, 3)
 
 
-def test_word_targets_mark_the_words_of_each_image() -> None:
-    targets = models.word_targets([["a red circle"], ["two red stars.", "stars"]])
-    # in alphabetical order: a, circle, red, stars, two
-    assert torch.equal(targets, torch.tensor([[1.0, 1, 1, 0, 0], [0, 0, 1, 1, 1]]))
+def test_phrase_targets_mark_words_and_pairs_that_are_common_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "MIN_PHRASE_COUNT", 2)
+    targets = models.phrase_targets([["a red star"], ["two red stars.", "a red star"], ["two circles"]])
+    # in alphabetical order: a, a red, red, red star, star, two
+    expected = [[1.0, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1]]
+    assert torch.equal(targets, torch.tensor(expected))
 
 
 def test_batches_are_full_and_cover_an_epoch_once() -> None:
