@@ -1,7 +1,6 @@
 """Fixtures for all tests: a small Ray cluster, tiny models, and the real data beside the project."""
 
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,15 +17,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
 import pytest
+from ports import free_port
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +64,10 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     from fakes import make_encoder
 
     return str(make_encoder(tmp_path_factory.mktemp("encoder")))
+
+
+@pytest.fixture
+def tiny_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The family of tests/tiny_family.py, as a user would add it: by name, found on the workers' path."""
+    monkeypatch.setenv("RAYCAP_PLUGINS", "tiny_family")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ ENCODER_DIM = 96
 ENCODER_EPOCHS = 8
 LANGUAGE_MODEL_EPOCHS = 2
 BATCH_SIZE = 32
+PEAK_LR = 2e-3
 VOCABULARY_SIZE = 400
 MIN_PHRASE_COUNT = 10  # images that a phrase must stand for, to be learnt
 
@@ -72,19 +73,21 @@ def train_encoder(
     encoder = ResNetModel(config)
     head = nn.Linear(ENCODER_DIM, phrases.shape[1])
     nn.init.constant_(head.bias, -7.0)  # 64 patches together then start near a phrase's usual frequency
-    optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=2e-3, weight_decay=0.05)
-    steps = ENCODER_EPOCHS * (len(pixels) // BATCH_SIZE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    for step, chosen in enumerate(shuffled_batches(len(pixels), ENCODER_EPOCHS)):
-        features = encoder(normalise(pixels[chosen])).last_hidden_state  # (batch, ENCODER_DIM, 8, 8)
-        by_patch = head(features.flatten(2).transpose(1, 2))  # (batch, patches, phrases)
-        loss = functional.binary_cross_entropy_with_logits(by_patch.logsumexp(dim=1), phrases[chosen])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        if is_tenth(step, steps):
-            report(f"encoder: step {step + 1} of {steps}, loss {loss.item():.3f}")
+    batches = list(shuffled_batches(len(pixels), ENCODER_EPOCHS))
+
+    def losses() -> Iterator[Tensor]:
+        for chosen in batches:
+            features = encoder(normalise(pixels[chosen])).last_hidden_state  # (batch, ENCODER_DIM, 8, 8)
+            by_patch = head(features.flatten(2).transpose(1, 2))  # (batch, patches, phrases)
+            yield functional.binary_cross_entropy_with_logits(by_patch.logsumexp(dim=1), phrases[chosen])
+
+    fit(
+        [*encoder.parameters(), *head.parameters()],
+        losses(),
+        steps=len(batches),
+        what="encoder",
+        report=report,
+    )
     encoder.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2))
 
@@ -138,21 +141,16 @@ def train_language_model(captions: list[str], folder: Path, *, report: Callable[
         eos_token_id=tokenizer.end_id,
     )
     model = GPT2LMHeadModel(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     ids = tokenizer.encode(captions, max_tokens=62)
-    batch_size = 4 * BATCH_SIZE
-    steps = LANGUAGE_MODEL_EPOCHS * (len(ids) // batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    for step, chosen in enumerate(shuffled_batches(len(ids), LANGUAGE_MODEL_EPOCHS, batch_size=batch_size)):
-        rows = pack([[ids[index]] for index in chosen], start_id=tokenizer.start_id, end_id=tokenizer.end_id)
-        logits = model(torch.from_numpy(rows["input_ids"])).logits  # (batch, tokens, vocab)
-        loss = functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(rows["labels"]).flatten())
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        if is_tenth(step, steps):
-            report(f"language model: step {step + 1} of {steps}, loss {loss.item():.3f}")
+    batches = list(shuffled_batches(len(ids), LANGUAGE_MODEL_EPOCHS, batch_size=4 * BATCH_SIZE))
+
+    def losses() -> Iterator[Tensor]:
+        for chosen in batches:
+            rows = pack([[ids[row]] for row in chosen], start_id=tokenizer.start_id, end_id=tokenizer.end_id)
+            logits = model(torch.from_numpy(rows["input_ids"])).logits  # (batch, tokens, vocab)
+            yield functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(rows["labels"]).flatten())
+
+    fit(model.parameters(), losses(), steps=len(batches), what="language model", report=report)
     model.save_pretrained(folder)
 
 
@@ -182,6 +180,21 @@ def shuffled_batches(count: int, epochs: int, *, batch_size: int = BATCH_SIZE) -
         yield from torch.split(order[: count - count % batch_size], batch_size)
 
 
-def is_tenth(step: int, steps: int) -> bool:
-    """Whether to say where training stands: about ten times, and at the end."""
-    return step % max(1, steps // 10) == 0 or step == steps - 1
+def fit(
+    parameters: Iterable[nn.Parameter],
+    losses: Iterable[Tensor],
+    *,
+    steps: int,
+    what: str,
+    report: Callable[[str], None],
+) -> None:
+    """One optimizer step for each loss; `losses` computes the next one only when it is asked for."""
+    optimizer = torch.optim.AdamW(parameters, lr=PEAK_LR, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
+    for step, loss in enumerate(losses, start=1):
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if step % max(1, steps // 10) == 0:
+            report(f"{what}: step {step} of {steps}, loss {loss.item():.3f}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import free_port
+from ports import free_port
 from small_run import make_picture, make_run
 
 from raycap.engine import CaptionEngine
