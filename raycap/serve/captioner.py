@@ -43,14 +43,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an image: captions with timings in milliseconds, or the reason it is no usable image.
+    """What became of an image: captions with timings in milliseconds, or the reason there are none.
 
-    A bad image travels back as a value, because an exception would arrive wrapped in Ray's own.
+    The reason (no usable image, or settings beyond this model) travels back as a value, because an exception
+    would arrive wrapped in Ray's own, and would fail the whole batch.
     """
 
     captions: list[Caption] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     bad_image: str = ""
+    bad_settings: str = ""
 
 
 class Captioner:
@@ -71,18 +73,29 @@ class Captioner:
         return Job(pixels, DecodingConfig.model_validate(decoding), time.perf_counter() - begin)
 
     def infer(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Caption a batch. Jobs with the same decoding settings go through the model together."""
+        """Caption a batch. Jobs with the same decoding settings go through the model together.
+
+        Settings that the model refuses (more tokens than its positions) cost those jobs only.
+        """
         begin = time.perf_counter()
         groups: dict[DecodingConfig, list[int]] = {}
         for index, job in enumerate(jobs):
             groups.setdefault(job.decoding, []).append(index)
         captions: dict[int, list[Caption]] = {}
+        refused: dict[int, str] = {}
         for decoding, members in groups.items():
             pixels = np.stack([jobs[index].pixels for index in members])
-            captions |= zip(members, self.engine.caption_pixels(pixels, decoding), strict=True)
+            try:
+                found = self.engine.caption_pixels(pixels, decoding)
+            except ValueError as error:
+                refused |= dict.fromkeys(members, str(error))
+                continue
+            captions |= zip(members, found, strict=True)
         end = time.perf_counter()
         return [
-            Outcome(
+            Outcome(bad_settings=refused[index])
+            if index in refused
+            else Outcome(
                 captions[index],
                 {
                     "decode_ms": 1e3 * job.decode_s,

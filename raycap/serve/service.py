@@ -56,6 +56,8 @@ class CaptionService:
             raise ApiError(504, "timeout", message, retry_after_s=1) from None
         if outcome.bad_image:
             raise ApiError(400, "bad_image", outcome.bad_image)
+        if outcome.bad_settings:
+            raise ApiError(422, "invalid_parameter", outcome.bad_settings)
         total_ms = 1e3 * (time.perf_counter() - begin)
         return self.response(outcome, total_ms=total_ms, request_id=request_id(request))
 

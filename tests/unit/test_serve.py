@@ -44,6 +44,8 @@ class FakeEngine:
 
     def caption_pixels(self, pixels: np.ndarray, decoding: DecodingConfig) -> list[list[Caption]]:
         self.calls.append((len(pixels), decoding))
+        if decoding.max_tokens > 64:
+            raise ValueError(f"max_tokens={decoding.max_tokens} is above the model's 64")
         return [
             [
                 Caption(f"{round(float(image.mean()))} x{decoding.beams} #{i}", -float(i))
@@ -193,6 +195,12 @@ def test_settings_come_with_the_query_or_the_body(post: Post, body: dict[str, An
         ({"content": jpeg(), "params": {"temperature": "nan"}}, 422, "invalid_parameter", "temperature"),
         ({"content": jpeg(), "params": {"beam": 3}}, 422, "invalid_parameter", "beam"),
         ({"content": jpeg(), "params": {"n": 9}}, 422, "invalid_parameter", "n=9 captions need beams=9"),
+        (
+            {"content": jpeg(), "params": {"max_tokens": 90}},
+            422,
+            "invalid_parameter",
+            "max_tokens=90 is above the model's 64",
+        ),
         ({"content": jpeg(), "params": {"seed": 13}}, 500, "internal_error", "its log says why"),
         ({"content": jpeg(), "params": {"seed": 14}}, 504, "timeout", "within 0.2 s"),
         ({"path": "/v2"}, 404, "not_found", "Not Found"),
@@ -248,6 +256,16 @@ def test_requests_with_different_settings_are_grouped_within_a_batch() -> None:
     assert [len(outcome.captions) for outcome in found] == [1, 2, 1]
     assert [(size, decoding.beams) for size, decoding in engine.calls] == [(2, 3), (1, 5)]
     assert all(outcome.timings["wait_ms"] >= 0 for outcome in found)
+
+
+def test_settings_beyond_the_model_fail_only_their_own_request() -> None:
+    """One request for more tokens than the model has positions failed everybody's in its batch, with 500."""
+    captioner = Captioner(FakeEngine(), max_pixels=10_000)
+    usual, long = DecodingConfig().model_dump(), DecodingConfig(max_tokens=90).model_dump()
+    jobs = [captioner.read(jpeg(grey), settings) for grey, settings in [(10, usual), (20, long), (30, usual)]]
+    first, second, third = captioner.infer(jobs)
+    assert [first.captions[0].text, third.captions[0].text] == ["10 x3 #0", "30 x3 #0"]
+    assert second == Outcome(bad_settings="max_tokens=90 is above the model's 64")
 
 
 def test_a_missing_checkpoint_is_said_before_anything_starts(tmp_path: Path) -> None:
