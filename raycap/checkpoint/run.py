@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
 from raycap import storage
 from raycap.checkpoint.manifest import MANIFEST, WEIGHTS, CheckpointError, Manifest, read_manifest, verify
 from raycap.checkpoint.writing import save
@@ -15,6 +17,8 @@ from raycap.models import CaptionModel
 
 CHECKPOINTS = "checkpoints"
 INDEX = "index.json"
+CONFIG = "config.yaml"
+DEFAULT_METRIC = "cider_d"
 LOSS_KEY = "val_loss"  # the metric that decides which checkpoint is the best by loss
 NAMED = {"best-metric": "best_metric", "best-loss": "best_loss", "last": "last"}
 
@@ -37,7 +41,7 @@ class RunCheckpoints:
     checkpoint and its index loses nothing. One process writes (rank 0); any may read.
     """
 
-    def __init__(self, run: str, *, metric: str = "cider_d") -> None:
+    def __init__(self, run: str, *, metric: str = DEFAULT_METRIC) -> None:
         self.folder = storage.join(storage.absolute(run), CHECKPOINTS)
         self.metric = metric
         self._damaged: set[str] = set()
@@ -122,6 +126,14 @@ def _finite(manifests: Mapping[str, Manifest], key: str) -> dict[str, float]:
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
+def _metric_of(run: str) -> str:
+    """The metric by which a run chose its best checkpoint, where its config says so."""
+    try:
+        return str(yaml.safe_load(storage.read_bytes(storage.join(run, CONFIG)))["train"]["metric"])
+    except (FileNotFoundError, yaml.YAMLError, LookupError, TypeError):
+        return DEFAULT_METRIC
+
+
 def resolve(path: str) -> str:
     """The checkpoint folder that a path means.
 
@@ -140,7 +152,7 @@ def resolve(path: str) -> str:
         wanted = [NAMED[name]]
     else:
         run = run if name == CHECKPOINTS else path
-    index = RunCheckpoints(run).read_index().model_dump()
+    index = RunCheckpoints(run, metric=_metric_of(run)).read_index().model_dump()
     for key in wanted:
         if index[key]:
             return storage.join(run, CHECKPOINTS, index[key])

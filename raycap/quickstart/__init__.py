@@ -7,6 +7,7 @@ and GPT-2 cannot be downloaded offline.
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 import time
 import urllib.request
@@ -137,6 +138,11 @@ def serving(run: str) -> Iterator[str]:
         serve.shutdown()
 
 
+def serve_command(run: str) -> str:
+    """What serves this run, wherever it lies, without a token for a local cluster (see serve_config.yaml)."""
+    return f"RAY_AUTH_MODE=disabled RAYCAP_CHECKPOINT={shlex.quote(run)} serve run serve_config.yaml"
+
+
 def show_summary(
     folder: str, run: str, *, report: str, answer: dict[str, Any], exact: int, total: int, seconds: float
 ) -> None:
@@ -153,5 +159,5 @@ def show_summary(
     screen.print(table)
     screen.print("Next:")
     screen.print(f"  raycap caption --checkpoint {run} {answer['drawing']}", soft_wrap=True)
-    screen.print("  serve run serve_config.yaml", soft_wrap=True)
+    screen.print(f"  {serve_command(run)}", soft_wrap=True)
     screen.print("  raycap presets flickr30k      # the same with CLIP, GPT-2 and Flickr30k")

@@ -246,6 +246,19 @@ def test_resolve_finds_what_is_meant(tmp_path: Path, base: ToyConfig) -> None:
         checkpoint.resolve(str(tmp_path / "nowhere"))
 
 
+def test_without_an_index_the_runs_own_metric_decides(tmp_path: Path, base: ToyConfig) -> None:
+    """A damaged index was made anew by CIDEr-D whatever metric the run was trained with."""
+    run = RunCheckpoints(str(tmp_path), metric="bleu_4")
+    save_step(run, base, 10, val_loss=2.0, cider_d=0.9, bleu_4=0.1)
+    best = save_step(run, base, 20, val_loss=2.1, cider_d=0.5, bleu_4=0.3)
+    (tmp_path / "config.yaml").write_text("train: {metric: bleu_4}")
+    assert checkpoint.resolve(str(tmp_path)) == best
+    (tmp_path / "checkpoints/index.json").write_text("{")
+    assert checkpoint.resolve(str(tmp_path)) == best
+    (tmp_path / "checkpoints/index.json").unlink()
+    assert checkpoint.resolve(str(tmp_path)) == best
+
+
 def test_newest_valid_passes_over_damage_with_a_warning(
     tmp_path: Path, base: ToyConfig, caplog: pytest.LogCaptureFixture
 ) -> None:

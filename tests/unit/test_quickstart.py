@@ -44,3 +44,10 @@ def test_batches_are_full_and_cover_an_epoch_once() -> None:
     assert [len(batch) for batch in batches] == [5, 5, 5, 5]
     assert sorted(torch.cat(batches[:2]).tolist()) == list(range(10))
     assert torch.cat(batches[:2]).tolist() != torch.cat(batches[2:]).tolist()
+
+
+def test_the_serve_hint_names_the_run_that_was_made() -> None:
+    """With `--folder X` the printed command served quickstart/run."""
+    assert quickstart.serve_command("/my folder/run") == (
+        "RAY_AUTH_MODE=disabled RAYCAP_CHECKPOINT='/my folder/run' serve run serve_config.yaml"
+    )
