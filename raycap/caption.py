@@ -9,7 +9,9 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from pydantic import Field
 from rich.console import Console
 from rich.progress import Progress
@@ -28,7 +30,8 @@ class CaptionFilesConfig(Frozen):
 
     checkpoint: str
     """Run folder, RUN/best-metric, RUN/best-loss, RUN/last, or a checkpoint folder."""
-    decoding: DecodingConfig = DecodingConfig()
+    # as plain flags (--beams 5) whose defaults are the checkpoint's and not these
+    decoding: Annotated[DecodingConfig, Parameter(name="*", show_default=False)] = DecodingConfig()
     """Only the settings given here replace the checkpoint's own."""
     json_lines: bool = False
     """Print one JSON object a photo, with all captions and their scores."""

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import yaml
 from cyclopts import App, CycloptsError
 from cyclopts.config import Dict, Env
 from pydantic import ValidationError
@@ -35,10 +36,9 @@ STAGE_BLOCKS = {
     "featurize": ("data", "encoder", "featurize"),
     "train": ("data", "encoder", "featurize", "model", "optim", "train", "tracking", "decoding"),
 }
-SHORTHANDS = {"--data": "--data.path", "--run": "--train.run"}
-
-
+SHORTHANDS = {"--data": "--data.path", "--run": "--train.run", "--beams": "--decoding.beams"}
 DEFAULT_FAMILY = "gpt2_cross"  # whose flags `raycap train --help` shows where no preset is named
+NO_RUN = {"--help", "-h", "--version"}  # flags that print something and end
 
 
 def build_app(*, family: str = "") -> App:
@@ -65,13 +65,9 @@ def build_app(*, family: str = "") -> App:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; exits 0, 1 (it failed, one sentence on stderr) or 2 (the command line is wrong)."""
-    tokens = [expand_shorthand(token) for token in (sys.argv[1:] if argv is None else argv)]
+    tokens = expand_shorthands(sys.argv[1:] if argv is None else argv)
     try:
-        document = read_document(tokens)
-        app = build_app(family=choose_family(tokens, document))
-        # below the command's name: at the root cyclopts drops keys that are commands too, such as `train`
-        app.config = [Env("RAYCAP_", command=False), Dict(dict.fromkeys(tokens[:1], document))]
-        code = app(tokens, exit_on_error=False, print_error=False)
+        code = configured_app(tokens)(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         fail(2, describe_usage_error(error))
     except ConfigError as error:
@@ -88,28 +84,98 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(code)
 
 
-def expand_shorthand(token: str) -> str:
-    """`--data X` for `--data.path X`, and the like."""
-    flag, equals, value = token.partition("=")
-    return SHORTHANDS.get(flag, flag) + equals + value
+def configured_app(tokens: Sequence[str]) -> App:
+    """The command line with the environment, and the preset that `tokens` name, behind its flags.
+
+    Raises:
+        ConfigError: as `read_document`, or an unknown family.
+    """
+    document = read_document(tokens)
+    app = build_app(family=choose_family(tokens, document))
+    # below the command's name: at the root cyclopts drops keys that are commands too, such as `train`
+    app.config = [Env("RAYCAP_", command=False), Dict(dict.fromkeys(tokens[:1], document))]
+    return app
+
+
+def expand_shorthands(tokens: Sequence[str]) -> list[str]:
+    """`--data X` for `--data.path X`, and the like; `caption`, which has no blocks, has short flags of its own."""
+    if list(tokens[:1]) == ["caption"]:
+        return list(tokens)
+    parts = [token.partition("=") for token in tokens]
+    return [SHORTHANDS.get(flag, flag) + equals + value for flag, equals, value in parts]
 
 
 def read_document(tokens: Sequence[str]) -> dict[str, Any]:
     """The stage's blocks of the preset, YAML file or run (`--resume RUN`) that the command line names.
 
     Raises:
-        ConfigError: no such preset, or a block that no stage knows.
+        ConfigError: no preset, an unknown one, other settings beside `--resume`, or a block that no stage knows.
     """
     if not tokens or tokens[0] not in STAGE_BLOCKS:
         return {}
-    source = tokens[1] if len(tokens) > 1 and not tokens[1].startswith("-") else ""
-    for flag, value in itertools.pairwise(tokens):
-        source = f"{value}/config.yaml" if flag == "--resume" else source
-    document = load_document(source) if source else {}
+    command, *rest = tokens
+    source = find_resumed(rest) if command == "train" else ""
+    if source:
+        document = read_run(source)
+    elif rest and not rest[0].startswith("-"):
+        source = rest[0]
+        document = load_document(source)
+    elif NO_RUN & set(rest):
+        return {}
+    else:
+        raise ConfigError(
+            f"name the preset first: raycap {command} PRESET [--SETTING VALUE ...]; "
+            f"presets: {', '.join(preset_names())} (or a path to a .yaml file)"
+        )
     known = {block for blocks in STAGE_BLOCKS.values() for block in blocks}
     if unknown := sorted(set(document) - known):
         raise ConfigError(f"{source}: unknown block {unknown[0]!r}; known: {', '.join(sorted(known))}")
     return {block: document[block] for block in STAGE_BLOCKS[tokens[0]] if block in document}
+
+
+def find_resumed(rest: Sequence[str]) -> str:
+    """The run of `--resume RUN` or `--resume=RUN`; "" where none is resumed.
+
+    Raises:
+        ConfigError: no run named, or a preset or settings beside it, which would have no effect.
+    """
+    for place, token in enumerate(rest):
+        flag, equals, value = token.partition("=")
+        if flag != "--resume":
+            continue
+        run = value if equals else "".join(rest[place + 1 : place + 2])
+        others = [*rest[:place], *rest[place + (1 if equals else 2) :]]
+        if not run or run.startswith("-"):
+            raise ConfigError("--resume needs the folder of a run: raycap train --resume RUN")
+        if ignored := [other for other in others if other not in NO_RUN]:
+            raise ConfigError(
+                f"--resume goes on with the run's own settings and takes no others (got {' '.join(ignored)}); "
+                f"leave them out, or train anew: raycap train {run.rstrip('/')}/config.yaml --run NEW ..."
+            )
+        return run
+    return ""
+
+
+def read_run(run: str) -> dict[str, Any]:
+    """The settings that a run (a folder or URI) was trained with.
+
+    Raises:
+        ConfigError: no run there, or its config.yaml is damaged.
+    """
+    from raycap import storage  # loads PyArrow
+
+    path = storage.join(run, "config.yaml")
+    try:
+        document = yaml.safe_load(storage.read_bytes(path))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no run at {run}: {path} is not there; give the folder that `raycap train` made"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} must hold a mapping of blocks, and holds {type(document).__name__}")
+    return document
 
 
 def choose_family(tokens: Sequence[str], document: dict[str, Any]) -> str:

@@ -15,12 +15,13 @@ def evaluate(
     /,
     *,
     data: DataConfig,
-    decoding: DecodingConfig = DecodingConfig(),
+    decoding: Annotated[DecodingConfig, Parameter(show_default=False)] = DecodingConfig(),
     options: Annotated[stage.EvaluateOptions, Parameter(name="*")] = stage.EvaluateOptions(),
 ) -> None:
     """Caption a split and score the captions: BLEU-1..4, ROUGE-L, CIDEr-D, with 95 % intervals.
 
     Prints the path of report.json, which holds what is needed to reproduce it; captions.jsonl lies beside it.
+    Decoding settings that are not given are the checkpoint's own; --beams is short for --decoding.beams.
 
     Parameters
     ----------
@@ -29,7 +30,7 @@ def evaluate(
     data
         The prepared rows to score on.
     decoding
-        How captions are made; what is not given comes from the checkpoint.
+        How captions are made; what is not given comes from the checkpoint. --beams is short for --decoding.beams.
     """
     start_ray()
     print(

@@ -139,7 +139,7 @@ def choose_engines(options: EvaluateOptions) -> Engines:
     if wanted * options.num_engines >= cpus:
         raise ConfigError(
             f"{options.num_engines} engines of {wanted} CPUs leave none of the cluster's {cpus} to decode "
-            "images; lower evaluate.num_engines or evaluate.cpus_per_engine"
+            "images; lower --num-engines or --cpus-per-engine"
         )
     return Engines(device, wanted, 0.0)
 

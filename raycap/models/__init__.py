@@ -25,9 +25,19 @@ def register(family: str, config: type[FamilyConfig]) -> None:
 
 
 def load_plugins() -> None:
-    """Import the modules that RAYCAP_PLUGINS names, each of which registers its families."""
-    for module in filter(None, os.environ.get("RAYCAP_PLUGINS", "").split(",")):
-        importlib.import_module(module.strip())
+    """Import the modules that RAYCAP_PLUGINS names, each of which registers its families.
+
+    Raises:
+        ConfigError: a module that cannot be imported.
+    """
+    for module in filter(None, map(str.strip, os.environ.get("RAYCAP_PLUGINS", "").split(","))):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(
+                f"RAYCAP_PLUGINS names the module {module!r}, which cannot be imported ({error}); "
+                "correct the name, or put its folder on PYTHONPATH"
+            ) from error
 
 
 def select_family(value: Any) -> FamilyConfig:

@@ -29,7 +29,7 @@ LEVELS = {
     "quickstart": 8,
     "benchmarks": 8,
     "commands": 9,
-    "cli": 9,
+    "cli": 10,
 }
 RAY_FROM = 5
 MODULES = sorted(path for path in (ROOT / "raycap").rglob("*.py") if path != ROOT / "raycap/__init__.py")

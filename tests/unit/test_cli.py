@@ -73,7 +73,55 @@ def test_unknown_block_is_refused(tmp_path: Path) -> None:
 
 def test_resume_reads_the_runs_own_settings(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {"path": "from-the-run"}}))
-    assert cli.read_document(["train", "--resume", str(tmp_path)]) == {"data": {"path": "from-the-run"}}
+    expected = {"data": {"path": "from-the-run"}}
+    assert cli.read_document(["train", "--resume", str(tmp_path)]) == expected
+    assert cli.read_document(["train", f"--resume={tmp_path}"]) == expected  # was not recognised
+
+
+def test_resume_reads_a_run_on_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--resume s3://bucket/run` was looked for on the local disk."""
+    from raycap import storage
+
+    files = {"s3://bucket/run/config.yaml": b"data: {path: s3://bucket/rows}"}
+    monkeypatch.setattr(storage, "read_bytes", files.__getitem__)
+    document = cli.read_document(["train", "--resume", "s3://bucket/run"])
+    assert document == {"data": {"path": "s3://bucket/rows"}}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (["shapes", "--resume", "R"], "takes no others (got shapes)"),
+        (["--resume", "R", "--optim.lr", "1e-4"], "takes no others (got --optim.lr 1e-4)"),
+        (["--resume=R", "--optim.lr=1e-4"], "raycap train R/config.yaml --run NEW"),
+        (["--resume"], "--resume needs the folder of a run"),
+        (["--resume", "/nowhere"], "no run at /nowhere: /nowhere/config.yaml is not there"),
+    ],
+)
+def test_what_resume_cannot_follow_is_refused(
+    tokens: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Settings and a preset beside --resume were ignored without a word."""
+    assert message in run("train", *tokens, code=2, capsys=capsys)
+
+
+@pytest.mark.parametrize("tokens", [["train", "--optim.lr", "1e-3", "flickr30k"], ["train"], ["prepare"]])
+def test_the_preset_comes_first(tokens: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A preset after a flag gave one "Field required" for every block."""
+    message = run(*tokens, code=2, capsys=capsys)
+    assert message.startswith(f"raycap: name the preset first: raycap {tokens[0]} PRESET")
+    assert "presets: flickr30k" in message
+    assert message.count("\n") == 1
+
+
+def test_a_plugin_that_is_not_there_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A misspelt RAYCAP_PLUGINS gave a traceback."""
+    monkeypatch.setenv("RAYCAP_PLUGINS", "no_such_family")
+    message = run("train", "shapes", code=2, capsys=capsys)
+    assert message.startswith("raycap: RAYCAP_PLUGINS names the module 'no_such_family', which cannot be")
+    assert message.count("\n") == 1
 
 
 def test_another_family_takes_none_of_the_presets_model_settings() -> None:
@@ -92,12 +140,52 @@ def test_unknown_family_names_the_known_ones(capsys: pytest.CaptureFixture[str])
 
 
 def test_data_is_short_for_data_path() -> None:
-    assert [cli.expand_shorthand(token) for token in ("--data", "--data=x", "--data.limit", "x")] == [
+    assert cli.expand_shorthands(["evaluate", "--data", "--data=x", "--data.limit", "x"]) == [
+        "evaluate",
         "--data.path",
         "--data.path=x",
         "--data.limit",
         "x",
     ]
+
+
+def test_caption_takes_decoding_settings_as_plain_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's `raycap caption ... --beams 5` was an unknown option; what is not given must stay unset."""
+    from raycap.commands import caption as command
+
+    seen: list[Any] = []
+    monkeypatch.setattr(command.stage, "caption_files", lambda photos, config: seen.append((photos, config)))
+    cli.main(["caption", "a.jpg", "b/", "--checkpoint", "R", "--beams", "5", "--length-penalty", "2"])
+    cli.main(["caption", "a.jpg", "--checkpoint", "R"])
+    cli.main(["caption", "a.jpg", "--checkpoint", "R", "--sample", "--n", "4"])
+    assert seen[0][0] == ("a.jpg", "b/")
+    assert [config.decoding.model_dump(exclude_unset=True) for _, config in seen] == [
+        {"beams": 5, "length_penalty": 2.0},
+        {},
+        {"sample": True, "n": 4},
+    ]
+
+
+def test_evaluate_takes_beams_and_leaves_the_rest_to_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    from raycap.commands import evaluate as command
+
+    seen: list[Any] = []
+    monkeypatch.setattr(command, "start_ray", lambda: None)
+    monkeypatch.setattr(command.stage, "evaluate", lambda config: seen.append(config) or "made")
+    cli.main(["evaluate", "R", "--data", "D", "--beams", "5", "--split", "test"])
+    cli.main(["evaluate", "R", "--data", "D", "--decoding.beams", "4", "--device", "cpu"])
+    given = [config.decoding.model_dump(exclude_unset=True) for config in seen]
+    assert given == [{"beams": 5}, {"beams": 4}]
+    assert (seen[0].evaluate.split, seen[1].evaluate.device) == ("test", "cpu")
+
+
+@pytest.mark.parametrize("command", ["caption", "evaluate"])
+def test_help_shows_no_decoding_default(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It showed `beams` [default: 3], and the default is the checkpoint's own."""
+    cli.main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    begin = text.index("Beams of beam search")
+    assert "default" not in text[begin : text.index("Scores are divided by length", begin)]
 
 
 def test_train_gets_every_block_of_its_preset(monkeypatch: pytest.MonkeyPatch) -> None:
