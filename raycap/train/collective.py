@@ -25,15 +25,23 @@ def sum_over_ranks(values: torch.Tensor) -> list[float]:
     """The elementwise sum of a vector over all ranks, as floats; every rank must call it."""
     if world_size() == 1:
         return [float(value) for value in values.tolist()]
-    # float64, so that token counts stay exact; NCCL needs the tensor on the GPU, gloo on the CPU
-    device = values.device if dist.get_backend() == "nccl" else torch.device("cpu")
-    total = values.to(device, torch.float64)
+    total = values.to(device_of_group(), torch.float64)  # so that token counts stay exact
     dist.all_reduce(total)
     return [float(value) for value in total.tolist()]
 
 
+def device_of_group() -> torch.device:
+    """Where tensors must lie that the ranks exchange: NCCL takes this rank's own GPU only, gloo the CPU."""
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())  # Ray Train has set it to this rank's
+    return torch.device("cpu")
+
+
 def gather(value: T) -> list[T]:
-    """Every rank's object on every rank, by rank. For small things: they are pickled, over trusted links."""
+    """Every rank's object on every rank, by rank. For small things: they are pickled, over trusted links.
+
+    torch moves the bytes to the current GPU itself where the group is NCCL's.
+    """
     if world_size() == 1:
         return [value]
     values: list[T | None] = [None] * world_size()
