@@ -38,6 +38,19 @@ def test_gpu_workers_are_spot_and_come_from_zero(cluster: dict[str, Any]) -> Non
     assert worker["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
 
 
+def test_the_lines_to_uncomment_are_valid() -> None:
+    """Workers had no instance profile and so did not reach S3; what the comments offer must fit as it stands."""
+    text = (ROOT / "cluster.yaml").read_text()
+    for line in ("ImageId: ami-", "IamInstanceProfile: {"):
+        assert f"      # {line}" in text
+        text = text.replace(f"# {line}", line)
+    cluster = yaml.safe_load(text)
+    worker = cluster["available_node_types"]["gpu_worker"]["node_config"]
+    assert worker["IamInstanceProfile"] == {"Name": "ray-autoscaler-v1"}
+    assert worker["ImageId"].startswith("ami-")
+    validate_config(prepare_config(cluster))
+
+
 def test_it_holds_no_secret() -> None:
     text = (ROOT / "cluster.yaml").read_text().lower()
     assert not any(word in text for word in ("secret", "akia", "password", "ssh_private_key", "token:"))
