@@ -5,12 +5,14 @@ Nothing is imported here but the standard library, so that Ray sees the environm
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
 
 MIN_CPUS = 4  # two training workers, a controller and Ray Data's tasks; fewer and they wait for each other
 SMALL_MACHINE_CORES = 8
+FORWARDED = ("RAYCAP_", "HF_", "WANDB_")
 
 
 def start_ray() -> None:
@@ -36,7 +38,11 @@ def start_ray() -> None:
         return
     level = logging.WARNING if quiet else logging.INFO
     if remote:
-        ray.init(logging_level=level, log_to_driver=not quiet)
+        ray.init(
+            logging_level=level,
+            log_to_driver=not quiet,
+            runtime_env={"env_vars": environment_to_send()},  # the cluster's workers have not this one's
+        )
         return
     ray.init(
         address="local",
@@ -57,6 +63,21 @@ def environment_defaults(*, cores: int, remote: bool) -> dict[str, str]:
         if cores <= SMALL_MACHINE_CORES:
             defaults["RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"] = "1"  # 32 actors start in seconds, not at once
     return defaults
+
+
+def forwarded_environment() -> dict[str, str]:
+    """Settings that the user made in the driver's environment and the workers need."""
+    forwarded = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
+    if os.environ.get("RAYCAP_PLUGINS") and os.environ.get("PYTHONPATH"):
+        forwarded["PYTHONPATH"] = os.environ["PYTHONPATH"]  # plugins are imported by name
+    return forwarded
+
+
+def environment_to_send() -> dict[str, str]:
+    """The same without what the job that this driver runs in sends already: Ray refuses a name given twice."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    sent = ((job.get("runtime_env") or {}).get("env_vars")) or {}
+    return {name: value for name, value in forwarded_environment().items() if name not in sent}
 
 
 def usable_cores() -> int:

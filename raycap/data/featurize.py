@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +21,7 @@ import raycap
 from raycap import storage
 from raycap.config import ConfigError, DataConfig, Frozen
 from raycap.data import usable_cores
-from raycap.data.chunks import Chunk, list_chunks
+from raycap.data.chunks import FOOTER_THREADS, Chunk, list_chunks, read_chunk, row_groups
 from raycap.data.manifest import (
     MANIFEST,
     FeatureFile,
@@ -29,15 +29,14 @@ from raycap.data.manifest import (
     read_data_manifest,
     read_feature_manifest,
 )
-from raycap.data.progress import progress
+from raycap.data.progress import progress, say
+from raycap.data.resources import cluster_resources
 from raycap.schema import SPLITS
 from raycap.vision import EncoderConfig, Preprocessor, VisionEncoder, choose_device, encoder_fingerprint
 from raycap.vision.encoder import find_model
 
 if TYPE_CHECKING:
     from ray.data import Dataset
-
-log = logging.getLogger(__name__)
 
 LAYOUT = (
     1  # of the feature files; part of the key, so that an interrupted run never goes on in another layout
@@ -52,7 +51,7 @@ class FeaturizeOptions(Frozen):
     output: str = "features"
     """Folder (or URI) under which feature folders lie, one for each data, encoder and limit."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    """What encoders compute on; auto takes GPUs where the cluster has them now, else this machine's own."""
+    """What encoders compute on; auto takes GPUs that the cluster has or may start, else this machine's own."""
     batch_size: int = Field(default=32, ge=1)
     """Images an encoder takes at a time."""
     num_encoders: int = Field(default=1, ge=1)
@@ -100,15 +99,15 @@ def featurize(config: FeaturizeConfig) -> str:
     fingerprint = encoder_fingerprint(config.encoder)
     folder = features_folder(config, fingerprint=fingerprint)
     if read_feature_manifest(folder) is not None:
-        log.info("features are already made: %s", folder)
+        say(f"features are already made: {folder}")
         return folder
     preprocess = Preprocessor.load(find_model(config.encoder.name, config.encoder.revision))
     work = plan(config, folder, chunk_rows=chunk_rows_of(preprocess))
     left = [item for item in work if not item.done]
     if len(left) < len(work):
-        log.info("going on with %d of %d files: %s", len(left), len(work), folder)
+        say(f"going on with {len(left):,} of {len(work):,} feature files in {folder}")
     resources = choose_resources(config.featurize)
-    leftovers = unfinished_files(folder)
+    leftovers = other_files(folder, work)
     shapes = set()
     with progress("featurize", total=sum(item.chunk.rows for item in left)) as advance:
         for made in run_graph(left, config, preprocess, fingerprint=fingerprint, resources=resources):
@@ -126,12 +125,17 @@ def features_folder(config: FeaturizeConfig, *, fingerprint: str = "") -> str:
     Raises:
         ConfigError: no prepared data, no such encoder.
     """
+    data = read_data_manifest(config.data.path)
     parts = {
         "layout": LAYOUT,
-        "data": read_data_manifest(config.data.path).fingerprint,
+        "data": data.fingerprint,
         "encoder": fingerprint or encoder_fingerprint(config.encoder),
         "limit": config.data.limit,
     }
+    if config.data.limit:
+        parts["files"] = (
+            data.files
+        )  # the first rows are others in another order, which has the same fingerprint
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
     return storage.join(storage.absolute(config.featurize.output), key)
 
@@ -163,6 +167,9 @@ class WorkItem:
 def plan(config: FeaturizeConfig, folder: str, *, chunk_rows: int) -> list[WorkItem]:
     """All chunks of all splits, in order, with what is already there.
 
+    A file that an earlier run left is done only where it holds the chunk's images: the data may have been
+    prepared again since, the same rows in other files, and its fingerprint does not tell.
+
     Raises:
         ConfigError: the prepared rows are not those their manifest counts.
     """
@@ -178,21 +185,35 @@ def plan(config: FeaturizeConfig, folder: str, *, chunk_rows: int) -> list[WorkI
                 "run `raycap prepare` again"
             )
         there = set(storage.list_names(storage.join(folder, split)))
-        for index, chunk in enumerate(chunks):
-            name = f"part-{index:05d}.parquet"
-            items.append(WorkItem(split, chunk, storage.join(folder, split, name), done=name in there))
+        names = [f"part-{index:05d}.parquet" for index in range(len(chunks))]
+        files = [storage.join(folder, split, name) for name in names]
+        with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+            done = pool.map(holds, files, [name in there for name in names], chunks)
+            items += [WorkItem(split, *parts) for parts in zip(chunks, files, done, strict=True)]
     return items
 
 
-def unfinished_files(folder: str) -> list[str]:
-    """What a run that was killed while writing has left."""
+def holds(file: str, there: bool, chunk: Chunk) -> bool:
+    """Whether a feature file is there and of a chunk's images, in their order."""
+    if not there:
+        return False
+    try:
+        sizes = row_groups(file)
+    except ValueError:  # damaged, so it is made again
+        return False
+    if sum(sizes) != chunk.rows:
+        return False
+    whole = Chunk(file, first=0, last=len(sizes) - 1, offset=0, rows=chunk.rows, start=0)
+    made, prepared = (read_chunk(part, columns=["image_id"])["image_id"] for part in (whole, chunk))
+    return bool(made.to_pylist() == prepared.to_pylist())
+
+
+def other_files(folder: str, work: Sequence[WorkItem]) -> list[str]:
+    """What does not belong there: left by a run that was killed while writing, or of data in more files."""
+    wanted = {item.file for item in work}
     paths = [storage.join(folder, split) for split in SPLITS]
-    return [
-        storage.join(path, name)
-        for path in paths
-        for name in storage.list_names(path)
-        if name.endswith(".tmp")
-    ]
+    files = [storage.join(path, name) for path in paths for name in storage.list_names(path)]
+    return [file for file in files if file not in wanted]
 
 
 def chunk_rows_of(preprocess: Preprocessor) -> int:
@@ -203,17 +224,21 @@ def chunk_rows_of(preprocess: Preprocessor) -> int:
 
 
 def choose_resources(options: FeaturizeOptions) -> Resources:
-    """Device and reservations of the encoders on the cluster as it is.
+    """Device and reservations of the encoders on the cluster at its largest.
 
     Raises:
-        ConfigError: asked for a device that is not there.
+        ConfigError: more GPUs or CPUs than there are.
     """
-    import ray
-
-    total = ray.cluster_resources()
+    total = cluster_resources()
+    gpus = total.get("GPU", 0)
     device: str = options.device
     if device == "auto":
-        device = "cuda" if total.get("GPU", 0) >= options.gpus_per_encoder else choose_device("auto")
+        device = "cuda" if gpus >= options.gpus_per_encoder else choose_device("auto")
+    if device == "cuda" and gpus < options.gpus_per_encoder:
+        raise ConfigError(
+            f"an encoder on CUDA takes featurize.gpus_per_encoder={options.gpus_per_encoder:g} GPUs and the "
+            f"cluster has {gpus:g}; lower it, or take featurize.device=cpu"
+        )
     if device == "cuda":
         return Resources(
             "cuda", options.num_encoders, options.gpus_per_encoder, options.cpus_per_encoder or 1
@@ -333,7 +358,6 @@ def facts_of(work: list[WorkItem], shapes: set[tuple[int, int]], fingerprint: st
     if not work:
         raise ConfigError("there are no prepared images to encode")
     if not shapes:
-        from raycap.data.chunks import read_chunk, row_groups
         from raycap.data.stages import tensor_column
 
         first = Chunk(work[0].file, 0, 0, 0, row_groups(work[0].file)[0], 0)

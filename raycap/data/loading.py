@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from ray.data import DataIterator, Dataset
 
 Cache = Literal["object_store", "disk", "none"]
-read_manifest = read_data_manifest
 ROWS_PER_READ = 128  # of prepared rows
 FEATURE_COLUMNS = ("image_id", "split", "features", "captions")
 
@@ -196,12 +195,13 @@ def without(dataset: Dataset, seen: Collection[int] | np.ndarray[Any, Any]) -> D
     )
 
 
-def required_cpus(featurize: FeaturizeOptions, cache: Cache) -> float:
-    """CPUs that reading needs beside the training workers: none from a cache, else encoders and one decoder."""
+def required_resources(featurize: FeaturizeOptions, cache: Cache) -> dict[str, float]:
+    """CPUs and GPUs that reading needs beside the training workers: none from a cache, else encoders and a decoder."""
     if cache != "none":
-        return 0.0
-    resources = choose_resources(featurize)
-    return float(resources.cpus * resources.num_encoders + 1)
+        return {}
+    chosen = choose_resources(featurize)
+    encoders = chosen.num_encoders
+    return {"CPU": float(chosen.cpus * encoders + 1), "GPU": chosen.gpus * encoders}
 
 
 class CaptionCollate(NumpyBatchCollateFn):  # type: ignore[misc]
@@ -229,32 +229,6 @@ class CaptionCollate(NumpyBatchCollateFn):  # type: ignore[misc]
         tensors["features"] = torch.from_numpy(features)  # (batch, patches, vision_dim)
         tensors["image_key"] = torch.from_numpy(image_keys(list(batch["image_id"])))  # (batch,)
         return cast(CaptionBatch, tensors)
-
-
-def epoch_batches(
-    shard: DataIterator,
-    *,
-    batch_size: int,
-    collate: CaptionCollate,
-    seed: int,
-    epoch: int,
-    shuffle_buffer: int = 1024,
-    device: str | torch.device = "auto",
-) -> Iterator[CaptionBatch]:
-    """One pass over a worker's shard in an order of its own, as batches on the worker's device.
-
-    Rows are drawn from a buffer of `shuffle_buffer` (0 keeps their order); nothing is dropped at the end.
-    """
-    return iter(
-        shard.iter_torch_batches(
-            batch_size=batch_size,
-            collate_fn=collate,
-            local_shuffle_buffer_size=max(shuffle_buffer, batch_size) if shuffle_buffer else None,
-            local_shuffle_seed=(seed << 20) + epoch if shuffle_buffer else None,
-            prefetch_batches=2,
-            device=device,
-        )
-    )
 
 
 class WholeSplit(ray.train.DataConfig):  # type: ignore[misc]

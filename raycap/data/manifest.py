@@ -21,6 +21,8 @@ class DataManifest(BaseModel):
     """Hash of all that the rows depend on."""
     counts: dict[str, int]
     """Images by split."""
+    files: dict[str, int] = {}
+    """Bytes of the files of rows, by place."""
 
 
 class FeatureFile(Frozen):

@@ -8,7 +8,6 @@ Importing this loads neither Ray nor torch, so that the command line answers at 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
@@ -19,9 +18,10 @@ from pydantic import Field, model_validator
 from raycap import __version__, storage
 from raycap.config import ConfigError, DataConfig, Frozen
 from raycap.data import start_ray
+from raycap.data.manifest import MANIFEST
 from raycap.data.plan import PLANS, Shard, plan_path, shard_path, with_split, write_plans
-from raycap.data.progress import progress
-from raycap.data.workspace import KIND, MANIFEST, find_finished, remove_litter, workspace
+from raycap.data.progress import progress, say
+from raycap.data.workspace import KIND, find_finished, remove_litter, workspace
 from raycap.datasets import SourceConfig
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class PrepareOptions(Frozen):
     test_share: float = Field(default=0.05, ge=0, lt=1)
     """Share of the images to test on, for sources that have no split."""
     overwrite: bool = False
-    """Replace rows that were prepared with other settings."""
+    """Prepare again and replace the rows that are there, of these settings or of others."""
 
     @model_validator(mode="after")
     def _leave_some_to_train(self) -> Self:
@@ -86,7 +86,12 @@ def prepare(config: PrepareConfig) -> str:
     path = storage.absolute(config.data.path)
     request = describe_request(config)
     if finished := find_finished(path, request, overwrite=config.prepare.overwrite):
-        check_share(finished["read"], finished["rejected"], limit=config.prepare.max_bad_share)
+        check_share(
+            finished["read"],
+            finished["rejected"],
+            limit=config.prepare.max_bad_share,
+            listed=storage.join(path, REJECTED),
+        )
         say(f"{path} is already prepared: {describe_counts(finished)}")
         return path
     with workspace(path) as work:
@@ -95,11 +100,12 @@ def prepare(config: PrepareConfig) -> str:
         outcome = make_shards(config, work, shards)
         drop_duplicates(outcome, work)
         manifest = describe(outcome, work, request)
-        check_share(manifest["read"], manifest["rejected"], limit=config.prepare.max_bad_share)
+        check_outcome(config, outcome, manifest["read"])
         storage.remove(storage.join(work, PLANS))
         remove_litter(work, keep=manifest["files"])
         storage.write_bytes(storage.join(work, REJECTED), outcome.rejected_lines().encode())
         storage.write_json(storage.join(work, MANIFEST), manifest)
+    storage.remove(rejected_beside(path))
     say(f"prepared {describe_counts(manifest)} in {path}")
     say_rejected(manifest["rejected"], path)
     return path
@@ -152,8 +158,7 @@ def make_shards(config: PrepareConfig, work: str, shards: list[Shard]) -> Outcom
     with progress("preparing images", total=outcome.planned) as advance, results_of(dataset) as tables:
         for results in tables:
             advance(outcome.add(results))
-            read = {"images": outcome.planned}
-            check_share(read, outcome.rejected_counts(), limit=config.prepare.max_bad_share, stopped=True)
+            check_outcome(config, outcome, {"images": outcome.planned}, stopped=True)
     return outcome
 
 
@@ -217,10 +222,38 @@ def drop_batch(
         )
 
 
-def check_share(
-    read: Mapping[str, int], rejected: Mapping[str, Any], *, limit: float, stopped: bool = False
+def check_outcome(
+    config: PrepareConfig, outcome: Outcome, read: Mapping[str, int], *, stopped: bool = False
 ) -> None:
-    """See that the source is good enough.
+    """See that the source is good enough; else what was rejected is listed beside the folder, which stays absent.
+
+    Raises:
+        BadDataError: more than `max_bad_share` of the images, or of the captions, cannot be used.
+    """
+    listed = rejected_beside(storage.absolute(config.data.path))
+    limit = config.prepare.max_bad_share
+    try:
+        check_share(read, outcome.rejected_counts(), limit=limit, listed=listed, stopped=stopped)
+    except BadDataError:
+        storage.write_bytes(listed, outcome.rejected_lines().encode())
+        raise
+
+
+def rejected_beside(path: str) -> str:
+    """Where the rejected records are listed when no rows are kept; options of a URI stay at its end."""
+    base, mark, query = path.partition("?") if "://" in path else (path, "", "")
+    return f"{base.rstrip('/')}.{REJECTED}{mark}{query}"
+
+
+def check_share(
+    read: Mapping[str, int],
+    rejected: Mapping[str, Any],
+    *,
+    limit: float,
+    listed: str,
+    stopped: bool = False,
+) -> None:
+    """See that the source is good enough, or say where what was rejected is `listed`.
 
     Raises:
         BadDataError: more than `limit` of the images, or of the captions, cannot be used.
@@ -236,7 +269,8 @@ def check_share(
             )
             raise BadDataError(
                 f"{rejected[what]:,} of {count:,} {what} cannot be used{' (stopped there)' if stopped else ''}, "
-                f"over prepare.max_bad_share {limit:g}: {told}; for example {rejected['example']}"
+                f"over prepare.max_bad_share {limit:g}: {told}; for example {rejected['example']}; "
+                f"each is listed in {listed}"
             )
 
 
@@ -285,8 +319,3 @@ def say_rejected(rejected: Mapping[str, Any], path: str) -> None:
         )
     for reason, number in rejected["reasons"].items():
         say(f"{number:>8,}  {reason}")
-
-
-def say(line: str) -> None:
-    """A line for the reader; stdout is kept for results."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -45,17 +46,25 @@ class LoggedProgress:
         now = self.clock()
         if self.done >= self.total or now - self.written >= LOG_EVERY_S:
             self.written = now
-            print(self.line(now - self.started), file=sys.stderr, flush=True)  # noqa: T201
+            say(self.line(now - self.started))
 
     def line(self, elapsed_s: float) -> str:
         """What is done, and the time left at the rate so far."""
         done = f"{self.description}: {self.done:,} of {self.total:,}"
         if self.done >= self.total:
-            return f"{done} in {_clock(elapsed_s)}"
-        return f"{done}, {_clock(elapsed_s / max(self.done, 1) * (self.total - self.done))} left"
+            return f"{done} in {clock_time(elapsed_s)}"
+        return f"{done}, {clock_time(elapsed_s / max(self.done, 1) * (self.total - self.done))} left"
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
+def clock_time(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def say(line: str) -> None:
+    """A line for the reader; stdout is kept for results."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201

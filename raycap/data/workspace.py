@@ -20,10 +20,10 @@ from typing import Any
 
 from raycap import storage
 from raycap.config import ConfigError
+from raycap.data.manifest import MANIFEST
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 KIND = "raycap rows"
 MARKER = "preparing.json"  # says, where writing happens in place, that the folder is ours
 LOCK = ".lock"
@@ -109,6 +109,8 @@ def remove_litter(work: str, *, keep: Collection[str]) -> None:
 def find_finished(path: str, request: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
     """The manifest of a folder that answers a request already, or None where rows are to be written.
 
+    With `overwrite` no folder answers: the source's files may have changed under the same settings.
+
     Raises:
         ConfigError: the folder holds rows of another request, or anything else.
     """
@@ -120,9 +122,9 @@ def find_finished(path: str, request: Mapping[str, Any], *, overwrite: bool) -> 
         raise ConfigError(
             f"{path} holds other files ({', '.join(names[:5])}); give a data.path that is new, or empty"
         )
+    if overwrite:
+        return None
     if differing := differences(manifest["request"], request):
-        if overwrite:
-            return None
         more = f"; and {len(differing) - MAX_SHOWN} more" if len(differing) > MAX_SHOWN else ""
         raise ConfigError(
             f"{path} holds rows prepared with other settings ({'; '.join(differing[:MAX_SHOWN])}{more}); "

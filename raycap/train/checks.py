@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray._private.state
 import ray.train
-import ray.util
 
 from raycap import metrics, storage
 from raycap.config import ConfigError
-from raycap.data.loading import read_manifest, required_cpus
+from raycap.data.loading import required_resources
+from raycap.data.manifest import read_data_manifest
+from raycap.data.resources import cluster_resources
 from raycap.train.config import TrainConfig
 from raycap.train.tracking import check_tracking
 from raycap.vision import choose_device
-
-FORWARDED = ("RAYCAP_", "HF_", "WANDB_")
 
 
 def check(config: TrainConfig, *, run: str) -> None:
@@ -27,7 +23,7 @@ def check(config: TrainConfig, *, run: str) -> None:
     Raises:
         ConfigError: what is missing or does not fit, and what to do.
     """
-    read_manifest(config.data.path)
+    read_data_manifest(config.data.path)
     config.model.load_tokenizer()
     if config.train.metric not in metrics.NAMES:
         raise ConfigError(f"unknown train.metric {config.train.metric!r}; known: {', '.join(metrics.NAMES)}")
@@ -59,21 +55,21 @@ def check_resources(config: TrainConfig, *, cluster: dict[str, float]) -> None:
             f"{workers} with train.cpus_per_worker={options.cpus_per_worker:g} need {cpus:g} CPUs "
             f"and the cluster has {cluster.get('CPU', 0):g}; take fewer of either"
         )
-    needed = required_cpus(config.featurize, options.cache)
+    beside = required_resources(config.featurize, options.cache)
+    taken, wanted = gpus if device == "cuda" else 0.0, beside.get("GPU", 0.0)
+    if wanted and taken + wanted > cluster.get("GPU", 0):
+        raise ConfigError(
+            f"the workers take {taken:g} of {cluster.get('GPU', 0):g} GPUs and train.cache={options.cache} needs "
+            f"{wanted:g} beside them to make features while they train; lower featurize.gpus_per_encoder and "
+            "train.gpus_per_worker until both fit, or take train.cache=object_store"
+        )
+    needed = beside.get("CPU", 0.0)
     if cpus + needed > cluster.get("CPU", 0):
         raise ConfigError(
             f"the workers take {cpus:g} of {cluster.get('CPU', 0):g} CPUs and train.cache={options.cache} "
             f"needs {needed:g} beside them to make features while they train; "
             "take fewer workers, or train.cache=object_store"
         )
-
-
-def cluster_resources() -> dict[str, float]:
-    """CPUs, GPUs and the rest: what the cluster has, or may grow to where an autoscaler runs."""
-    # private, but what Ray Train itself asks; there is no public way to know an autoscaler's limits
-    limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    present = ray.cluster_resources()
-    return {name: max(float(limits.get(name, 0)), present.get(name, 0.0)) for name in {*limits, *present}}
 
 
 def worker_device(config: TrainConfig) -> str:
@@ -106,14 +102,6 @@ def scaling(config: TrainConfig, *, device: str) -> ray.train.ScalingConfig:
 def backend(config: TrainConfig, *, device: str) -> str:
     """NCCL refuses two ranks on one GPU, gloo takes them."""
     return "nccl" if device == "cuda" and config.train.gpus_per_worker >= 1 else "gloo"
-
-
-def forwarded_environment() -> dict[str, str]:
-    """Settings that the user made in the driver's environment and the workers need."""
-    forwarded = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
-    if os.environ.get("RAYCAP_PLUGINS") and os.environ.get("PYTHONPATH"):
-        forwarded["PYTHONPATH"] = os.environ["PYTHONPATH"]  # plugins are imported by name
-    return forwarded
 
 
 def with_absolute_paths(config: TrainConfig, *, run: str) -> TrainConfig:

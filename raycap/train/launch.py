@@ -17,11 +17,11 @@ import yaml
 from raycap import storage
 from raycap.checkpoint import RunCheckpoints, read_manifest, read_training
 from raycap.config import ConfigError
+from raycap.data import forwarded_environment
 from raycap.data.loading import WholeSplit
 from raycap.train.checks import (
     backend,
     check,
-    forwarded_environment,
     scaling,
     with_absolute_paths,
     worker_device,

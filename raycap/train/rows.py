@@ -16,12 +16,12 @@ from raycap.data.featurize import FeaturizeConfig, encoder_facts, featurize
 from raycap.data.loading import (
     Reference,
     open_rows,
-    read_manifest,
     read_references,
     shuffled_blocks,
     training_rows,
     without,
 )
+from raycap.data.manifest import read_data_manifest
 from raycap.schema import image_key
 from raycap.train.config import TrainConfig
 from raycap.train.report import Sample, thumbnail
@@ -63,7 +63,7 @@ def load_rows(config: TrainConfig) -> Rows:
         vision_dim=facts.vision_dim,
         patches=facts.patches,
     )
-    counts = read_manifest(config.data.path).counts
+    counts = read_data_manifest(config.data.path).counts
     if not counts.get("train"):
         raise ConfigError(
             f"{config.data.path} has no training images; see its manifest.json, or prepare other data"

@@ -7,7 +7,6 @@ a line every few seconds elsewhere (logs of `ray job submit`).
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,8 @@ import ray
 import ray.exceptions
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from raycap.data.progress import clock_time
 
 POLL_S = 0.5
 PLAIN_EVERY_S = 10.0
@@ -104,15 +105,6 @@ def describe(state: Mapping[str, Any]) -> str:
         f"{place}  loss {state['loss']:.3f}  lr {state['lr']:.1e}  {state['images_per_s']:.0f} images/s  "
         f"{state['tokens_per_s'] / 1000:.1f}k tokens/s  {left}"
     )
-
-
-def clock_time(seconds: float) -> str:
-    """Seconds as h:mm:ss or m:ss."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def draw_bar(board: Board, console: Console, done: threading.Event) -> None:

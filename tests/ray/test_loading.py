@@ -60,7 +60,7 @@ def no_free_cpu(ray_session: None) -> Iterator[None]:
 
 def passes(dataset: "Dataset", tokenizer: str, *, workers: int = 2, epochs: int = 3) -> list[list[list[int]]]:
     """Image keys in the order each worker met them: by epoch and worker."""
-    from raycap.data.loading import CaptionCollate, WholeSplit, epoch_batches
+    from raycap.data.loading import CaptionCollate, WholeSplit
 
     collate = CaptionCollate(CaptionTokenizer.load(tokenizer), max_tokens=20)
     shards = WholeSplit().configure({"train": dataset}, workers, None, None)
@@ -68,13 +68,11 @@ def passes(dataset: "Dataset", tokenizer: str, *, workers: int = 2, epochs: int 
 
     def work(rank: int) -> None:
         for epoch in range(epochs):
-            for batch in epoch_batches(
-                shards[rank]["train"],
+            for batch in shards[rank]["train"].iter_torch_batches(
                 batch_size=16,
-                collate=collate,
-                seed=1,
-                epoch=epoch,
-                shuffle_buffer=100,
+                collate_fn=collate,
+                local_shuffle_buffer_size=100,
+                local_shuffle_seed=epoch,
                 device="cpu",
             ):
                 seen[epoch][rank] += batch["image_key"].tolist()
@@ -163,12 +161,12 @@ def test_prepared_rows_in_order(made: FeaturizeConfig) -> None:
 
 
 def test_features_that_are_not_made_are_asked_for(made: FeaturizeConfig) -> None:
-    from raycap.data.loading import required_cpus
+    from raycap.data.loading import required_resources
 
     other = FeaturizeConfig(
         data=DataConfig(path=made.data.path, limit=3), encoder=made.encoder, featurize=made.featurize
     )
     with pytest.raises(ConfigError, match="run `raycap featurize`"):
         rows_of(other, "disk")
-    assert required_cpus(made.featurize, "object_store") == 0
-    assert required_cpus(made.featurize, "none") == 2
+    assert required_resources(made.featurize, "object_store") == {}
+    assert required_resources(made.featurize, "none") == {"CPU": 2, "GPU": 0}

@@ -171,8 +171,10 @@ def test_too_many_bad_images_leave_nothing(tmp_path: Path, photos: Callable[...,
     with pytest.raises(BadDataError, match=r"3 of 40 images cannot be used.*: cannot be decoded \(3\)"):
         prepare(config(tmp_path / "rows", source, rows_per_shard=2))
     time.sleep(1)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["raw"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["raw", "rows.rejected.jsonl"]
+    assert '"cannot be decoded"' in (tmp_path / "rows.rejected.jsonl").read_text()
     prepare(config(tmp_path / "rows", source, max_bad_share=0.1))
+    assert not (tmp_path / "rows.rejected.jsonl").exists()
     assert sum(manifest_of(tmp_path / "rows")["counts"].values()) == 37
     with pytest.raises(BadDataError, match="3 of 40"):  # also of a finished folder
         prepare(config(tmp_path / "rows", source))

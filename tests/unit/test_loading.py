@@ -17,12 +17,15 @@ from raycap.data.chunks import Chunk, chunks_of, drop_rows, first_rows, list_chu
 from raycap.data.featurize import (
     FeaturizeConfig,
     FeaturizeOptions,
+    choose_resources,
     chunk_rows_of,
     features_folder,
+    featurize,
+    other_files,
     plan,
 )
-from raycap.data.loading import CaptionCollate, read_manifest, read_references, split_chunks
-from raycap.data.manifest import read_feature_manifest
+from raycap.data.loading import CaptionCollate, read_references, split_chunks
+from raycap.data.manifest import FeatureManifest, read_data_manifest, read_feature_manifest
 from raycap.schema import IGNORE_INDEX, image_key
 from raycap.text import CaptionTokenizer, unpack
 from raycap.vision import EncoderConfig, Preprocessor
@@ -75,11 +78,11 @@ def test_references_and_what_is_missing(tmp_path: Path) -> None:
     assert [reference.image_id for reference in references.values()] == ["val-000", "val-001"]
     assert list(references) == [image_key("val-000"), image_key("val-001")]
     assert [reference.captions for reference in references.values()] == captions_of(8)[5:7]
-    assert read_manifest(path).counts == {"train": 5, "val": 3, "test": 0}
+    assert read_data_manifest(path).counts == {"train": 5, "val": 3, "test": 0}
     with pytest.raises(ConfigError, match=r"no images of split 'test' .* train, val"):
         split_chunks(path, "test", limit=0, max_rows=8)
     with pytest.raises(ConfigError, match="raycap prepare"):
-        read_manifest(str(tmp_path / "nowhere"))
+        read_data_manifest(str(tmp_path / "nowhere"))
 
 
 def test_collate_packs_every_caption_of_every_image(tiny_language_model: str) -> None:
@@ -138,12 +141,17 @@ def test_the_folder_is_keyed_by_all_that_features_depend_on(tmp_path: Path, tiny
     assert features_folder(config.model_copy(update={"featurize": faster})) == folders[-1]
 
 
+def ids(numbers: range) -> pa.Table:
+    return pa.table({"image_id": [f"train-{number:03}" for number in numbers]})
+
+
 def test_the_plan_knows_what_is_done_and_what_is_wrong(tmp_path: Path, tiny_encoder: str) -> None:
     rows = write_prepared(tmp_path / "rows", train=10, val=3)
     config = config_of(rows, tiny_encoder)
     folder = tmp_path / "made"
     (folder / "train").mkdir(parents=True)
-    (folder / "train" / "part-00001.parquet").write_bytes(b"")
+    pq.write_table(ids(range(4, 8)), folder / "train" / "part-00001.parquet", row_group_size=3)
+    (folder / "train" / "part-00002.parquet").write_bytes(b"damaged")
     (folder / "train" / "part-00002.parquet.12ab.tmp").write_bytes(b"")
     work = plan(config, str(folder), chunk_rows=4)
     assert [(item.split, item.chunk.rows, item.done) for item in work] == [
@@ -158,6 +166,76 @@ def test_the_plan_knows_what_is_done_and_what_is_wrong(tmp_path: Path, tiny_enco
     with pytest.raises(ConfigError, match="counts 11 images of train and its files hold 10"):
         plan(config, str(folder), chunk_rows=4)
     assert read_feature_manifest(str(folder)) is None
+
+
+def test_files_made_of_other_chunks_are_made_again(tmp_path: Path, tiny_encoder: str) -> None:
+    """Files of a run that stopped, made before `prepare` cut the same rows into other files, were kept by their
+    names alone: images stood twice in the features, others not at all."""
+    rows = write_prepared(tmp_path / "rows", train=10, val=3)
+    folder = tmp_path / "made"
+    (folder / "train").mkdir(parents=True)
+    for index, start in enumerate((0, 4, 8)):
+        part = folder / "train" / f"part-{index:05}.parquet"
+        pq.write_table(ids(range(start, min(start + 4, 10))), part)
+    config = config_of(rows, tiny_encoder)
+    assert [item.done for item in plan(config, str(folder), chunk_rows=4)] == [True, True, True, False]
+    whole = rows / "train" / "part-00000.parquet"
+    table = pq.read_table(whole)
+    pq.write_table(table.slice(0, 6), whole)
+    pq.write_table(table.slice(6), rows / "train" / "part-00001.parquet")
+    work = plan(config, str(folder), chunk_rows=4)
+    assert [(item.chunk.rows, item.done) for item in work] == [(4, True), (2, False), (4, False), (3, False)]
+    pq.write_table(table.take(pa.array([1, 0, *range(2, 10)])), whole)  # another order
+    (rows / "train" / "part-00001.parquet").unlink()
+    work = plan(config, str(folder), chunk_rows=4)
+    assert [item.done for item in work] == [False, True, True, False]
+    assert other_files(str(folder), work[:2]) == [str(folder / "train" / "part-00002.parquet")]
+
+
+def test_the_first_rows_have_a_folder_by_their_files_too(tmp_path: Path, tiny_encoder: str) -> None:
+    """In another order the first rows are others, under the same fingerprint and limit."""
+    rows = write_prepared(tmp_path / "rows", train=3, val=1)
+    manifest = rows / "manifest.json"
+    content = json.loads(manifest.read_text())
+    for limit, folders in ((0, 1), (2, 2)):
+        found = set()
+        for size in (10, 11):
+            manifest.write_text(json.dumps({**content, "files": {"train/part-00000.parquet": size}}))
+            found.add(features_folder(config_of(rows, tiny_encoder, limit=limit)))
+        assert len(found) == folders
+
+
+def test_encoders_on_gpus_that_an_autoscaler_may_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only GPUs already there were looked at, so a cluster whose GPU nodes come from zero encoded on CPUs."""
+    limits = {"CPU": 40, "GPU": 8}
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(
+        "ray._private.state.state.get_max_resources_from_cluster_config", lambda: limits, raising=True
+    )
+    assert (choose_resources(FeaturizeOptions()).device, choose_resources(FeaturizeOptions()).gpus) == (
+        "cuda",
+        1.0,
+    )
+    limits.clear()
+    assert choose_resources(FeaturizeOptions(device="cpu")).device == "cpu"
+    with pytest.raises(ConfigError, match=r"featurize\.gpus_per_encoder=1 GPUs and the cluster has 0"):
+        choose_resources(FeaturizeOptions(device="cuda"))
+
+
+def test_finished_features_are_said_on_stderr(
+    tmp_path: Path, tiny_encoder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was logged below the level that anyone sees."""
+    config = config_of(write_prepared(tmp_path / "rows", train=2, val=1), tiny_encoder)
+    folder = features_folder(config)
+    manifest = FeatureManifest(
+        raycap="0", data="d", data_fingerprint="f", limit=0, encoder={}, encoder_fingerprint="e", patches=1,
+        vision_dim=1, counts={}, files={},
+    )  # fmt: skip
+    Path(folder).mkdir(parents=True)
+    (Path(folder) / "manifest.json").write_text(manifest.model_dump_json())
+    assert featurize(config) == folder
+    assert capsys.readouterr().err == f"features are already made: {folder}\n"
 
 
 @pytest.mark.parametrize(("side", "rows"), [(32, 256), (224, 192), (336, 96), (518, 32), (1600, 4)])

@@ -10,7 +10,7 @@ import pytest
 
 from raycap.data.outcome import Outcome
 from raycap.data.plan import Shard, shard_path
-from raycap.data.prepare import BadDataError, check_share
+from raycap.data.prepare import BadDataError, PrepareConfig, check_outcome, check_share, rejected_beside
 from raycap.data.progress import LoggedProgress
 from raycap.data.shards import EMPTY, RESULTS
 from raycap.schema import image_key
@@ -123,15 +123,30 @@ def test_no_rows_at_all(tmp_path: Path) -> None:
 
 def test_share_of_bad_images_or_captions() -> None:
     rejected = {"images": 2, "captions": 4, "reasons": {"image: no such file": 2}, "example": "a (gone)"}
-    check_share({"images": 40, "captions": 80}, rejected, limit=0.05)
+    check_share({"images": 40, "captions": 80}, rejected, limit=0.05, listed="list")
     message = (
         r"2 of 39 images cannot be used, over prepare\.max_bad_share 0\.05: no such file \(2\); "
-        r"for example a \(gone\)$"
+        r"for example a \(gone\); each is listed in list$"
     )
     with pytest.raises(BadDataError, match=message):
-        check_share({"images": 39, "captions": 80}, rejected, limit=0.05)
+        check_share({"images": 39, "captions": 80}, rejected, limit=0.05, listed="list")
     with pytest.raises(BadDataError, match="4 of 79 captions"):
-        check_share({"images": 40, "captions": 79}, rejected, limit=0.05)
+        check_share({"images": 40, "captions": 79}, rejected, limit=0.05, listed="list")
+
+
+def test_what_was_rejected_is_listed_though_no_rows_are_kept(tmp_path: Path) -> None:
+    """The list was thrown away with the rows, just when it was needed."""
+    path = tmp_path / "rows"
+    config = PrepareConfig.model_validate(
+        {"source": {"kind": "folder", "path": "raw"}, "data": {"path": str(path)}, "prepare": {}}
+    )
+    outcome = Outcome(SHARDS)
+    outcome.add(results(0, [("a", 1)], ("image", "no such file")))
+    with pytest.raises(BadDataError, match=r"1 of 2 images .* listed in .*/rows\.rejected\.jsonl$"):
+        check_outcome(config, outcome, {"images": 2})
+    assert Path(rejected_beside(str(path))).read_text() == outcome.rejected_lines() != ""
+    assert not path.exists()
+    assert rejected_beside("s3://bucket/rows?region=x") == "s3://bucket/rows.rejected.jsonl?region=x"
 
 
 def test_time_left(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +156,6 @@ def test_time_left(capsys: pytest.CaptureFixture[str]) -> None:
         now[0] = seconds
         advance(count)
     assert capsys.readouterr().err.splitlines() == [
-        "preparing: 30 of 100, 0:00:28 left",
-        "preparing: 100 of 100 in 0:00:40",
+        "preparing: 30 of 100, 0:28 left",
+        "preparing: 100 of 100 in 0:40",
     ]

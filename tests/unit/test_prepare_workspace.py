@@ -9,7 +9,8 @@ import pytest
 
 from raycap import storage
 from raycap.config import ConfigError
-from raycap.data.workspace import KIND, MANIFEST, MARKER, differences, find_finished, remove_litter, workspace
+from raycap.data.manifest import MANIFEST
+from raycap.data.workspace import KIND, MARKER, differences, find_finished, remove_litter, workspace
 
 REQUEST = {"format": 1, "source": {"kind": "shapes", "train": 3}, "data": {"limit": 0}}
 
@@ -95,6 +96,14 @@ def test_another_request_needs_overwrite(path: str) -> None:
     ):
         find_finished(path, other, overwrite=False)
     assert find_finished(path, other, overwrite=True) is None
+
+
+def test_overwrite_prepares_the_same_request_again(path: str) -> None:
+    """With unchanged settings the old rows were given back, though the source's files had changed."""
+    with workspace(path) as work:
+        fill(work)
+    assert find_finished(path, REQUEST, overwrite=False) is not None
+    assert find_finished(path, REQUEST, overwrite=True) is None
 
 
 def test_differences_name_every_setting() -> None:

@@ -1,10 +1,20 @@
 """What a command sets before Ray starts."""
 
+import json
 import os
 import subprocess
 import sys
+from typing import Any
 
-from raycap.data import environment_defaults, usable_cores
+import pytest
+
+from raycap.data import (
+    environment_defaults,
+    environment_to_send,
+    forwarded_environment,
+    start_ray,
+    usable_cores,
+)
 
 
 def test_a_local_cluster_asks_for_no_token() -> None:
@@ -19,6 +29,37 @@ def test_a_local_cluster_asks_for_no_token() -> None:
 
 def test_a_clusters_own_settings_are_left_alone() -> None:
     assert environment_defaults(cores=2, remote=True) == {"RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def test_the_users_settings_reach_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a cluster only training's workers got them: encoders looked for models, and plugins, without."""
+    for name, value in {"RAYCAP_PLUGINS": "mine", "HF_HOME": "/hub", "OTHER": "x"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", "/plugins")
+    forwarded = forwarded_environment()
+    assert {
+        "RAYCAP_PLUGINS": "mine",
+        "HF_HOME": "/hub",
+        "PYTHONPATH": "/plugins",
+    }.items() <= forwarded.items()
+    assert "OTHER" not in forwarded
+    assert environment_to_send() == forwarded
+    # a job's own: Ray refuses to merge two environments that name the same variable
+    job = {"runtime_env": {"env_vars": {"HF_HOME": "/hub"}, "working_dir": "gcs://x.zip"}, "metadata": {}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    assert environment_to_send() == {name: value for name, value in forwarded.items() if name != "HF_HOME"}
+    monkeypatch.delenv("RAYCAP_PLUGINS")
+    assert "PYTHONPATH" not in forwarded_environment()
+
+
+def test_a_cluster_is_told_the_users_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setenv("HF_HOME", "/hub")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **options: given.update(options))
+    start_ray()
+    assert given["runtime_env"]["env_vars"]["HF_HOME"] == "/hub"
 
 
 def test_cores_within_affinity() -> None:
