@@ -160,10 +160,9 @@ def the_chunk(batch: pa.Table) -> Chunk:
     return Chunk(**fields)
 
 
-def read_rows(batch: pa.Table, *, columns: list[str] | None, skip: Sequence[int] = ()) -> pa.Table:
-    """Task: the rows of a chunk, without those whose image key is in `skip`."""
-    rows = read_chunk(the_chunk(batch), columns=columns)
-    return drop_rows(rows, seen=np.asarray(skip, dtype=np.int64)) if skip else rows
+def read_rows(batch: pa.Table, *, columns: list[str] | None) -> pa.Table:
+    """Task: the rows of a chunk."""
+    return read_chunk(the_chunk(batch), columns=columns)
 
 
 def drop_rows(batch: pa.Table, *, seen: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Table:

@@ -95,7 +95,6 @@ def training_rows(
     featurize: FeaturizeOptions,
     cache: Cache,
     shuffle_seed: int | None = None,
-    skip: Collection[int] = (),
 ) -> Dataset:
     """Rows of features and captions (FeatureRow) in small blocks.
 
@@ -107,21 +106,19 @@ def training_rows(
         cache: object_store holds them in Ray's memory from now on; disk reads the feature files at each pass; none
             decodes and encodes at each pass, in one streaming graph.
         shuffle_seed: another order of the blocks at each pass; None keeps that of the data.
-        skip: image keys to leave out, before they are decoded.
 
     Raises:
         ConfigError: no such data or encoder, or features that are not made yet.
     """
     config = FeaturizeConfig(data=data, encoder=encoder, featurize=featurize)
     if cache == "none":
-        return streamed_features(config, split, shuffle_seed=shuffle_seed, skip=frozenset(skip))
+        return streamed_features(config, split, shuffle_seed=shuffle_seed)
     with in_order():
         rows = chunk_rows(
             feature_chunks(config, split),
             read_rows,
             shuffle_seed=shuffle_seed if cache == "disk" else None,
             columns=list(FEATURE_COLUMNS),
-            skip=sorted(skip),
         )
         if cache == "disk":
             return rows
@@ -136,9 +133,9 @@ def shuffled_blocks(dataset: Dataset, *, seed: int | None) -> Dataset:
 
 
 def streamed_features(
-    config: FeaturizeConfig, split: str, *, shuffle_seed: int | None, skip: frozenset[int]
+    config: FeaturizeConfig, split: str, *, shuffle_seed: int | None, skip: frozenset[int] = frozenset()
 ) -> Dataset:
-    """Decode -> encode as a graph that runs anew at each pass."""
+    """Decode -> encode as a graph that runs anew at each pass, without the image keys to skip."""
     preprocess = Preprocessor.load(find_model(config.encoder.name, config.encoder.revision))
     rows = min(ROWS_PER_GROUP, chunk_rows_of(preprocess))
     with in_order():

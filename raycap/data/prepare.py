@@ -211,10 +211,10 @@ def drop_batch(
     batch: Mapping[str, np.ndarray[Any, Any]], *, work: str, shards: list[Shard]
 ) -> Iterator[pa.Table]:
     """A task: write the shards in the batch without the rows that are to be dropped."""
-    from raycap.data.shards import drop_rows
+    from raycap.data.shards import write_without
 
     for number, rows in zip(batch["shard"].tolist(), batch["rows"].tolist(), strict=True):
-        yield drop_rows(
+        yield write_without(
             shard_path(work, shards[number]),
             shard_path(work, shards[number], suffix="-unique"),
             dropped={int(row): tuple(why) for row, why in json.loads(rows).items()},

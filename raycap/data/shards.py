@@ -93,7 +93,7 @@ def make_shard(
     return pa.Table.from_pylist(results, schema=RESULTS)
 
 
-def drop_rows(path: str, output: str, *, dropped: dict[int, tuple[str, str]], shard: int) -> pa.Table:
+def write_without(path: str, output: str, *, dropped: dict[int, tuple[str, str]], shard: int) -> pa.Table:
     """Write a shard anew without some rows (row -> reason and detail), and tell their ids and digests."""
     results: list[dict[str, Any]] = []
     fs, inner = storage.filesystem(path)

@@ -18,6 +18,7 @@ from raycap.data.loading import (
     open_rows,
     read_references,
     shuffled_blocks,
+    streamed_features,
     training_rows,
     without,
 )
@@ -79,7 +80,7 @@ def load_rows(config: TrainConfig) -> Rows:
         train=train,
         val=whole_dataset(config, "val") if references else None,
         # from a stream, rows are dropped before the encoder sees them
-        without=partial(_skipping, _reader(config, "train"))
+        without=partial(_skipping, stage, _shuffle_seed(config))
         if config.train.cache == "none"
         else partial(without, train),
         num_images=min(limit, counts["train"]),
@@ -152,5 +153,5 @@ def _shuffle_seed(config: TrainConfig) -> int | None:
     return config.train.seed if config.train.shuffle_images else None
 
 
-def _skipping(read: Callable[..., ray.data.Dataset], seen: Collection[int]) -> ray.data.Dataset:
-    return read(skip=seen)
+def _skipping(stage: FeaturizeConfig, shuffle_seed: int | None, seen: Collection[int]) -> ray.data.Dataset:
+    return streamed_features(stage, "train", shuffle_seed=shuffle_seed, skip=frozenset(seen))

@@ -120,6 +120,8 @@ def test_the_rest_of_an_epoch_while_no_cpu_is_free(
 def test_without_a_cache_the_stream_gives_the_same_features(
     made: FeaturizeConfig, tiny_language_model: str
 ) -> None:
+    from raycap.data.loading import streamed_features
+
     def by_id(dataset: "Dataset") -> dict[str, Any]:
         return {row["image_id"]: row["features"].astype(np.float32) for row in dataset.iter_rows()}
 
@@ -128,8 +130,8 @@ def test_without_a_cache_the_stream_gives_the_same_features(
     assert list(streamed) == list(kept)
     assert all(np.allclose(streamed[name], kept[name], atol=4e-3) for name in kept)
 
-    skip = set(keys(range(250)))
-    epochs = passes(rows_of(made, "none", shuffle_seed=2, skip=skip), tiny_language_model, epochs=1)
+    rest = streamed_features(made, "train", shuffle_seed=2, skip=frozenset(keys(range(250))))
+    epochs = passes(rest, tiny_language_model, epochs=1)
     for by_worker in epochs:
         assert sorted(chain(*by_worker)) == keys(range(250, TRAIN))
 

@@ -15,11 +15,11 @@ from raycap.data.shards import (
     Rejection,
     check_captions,
     content_hash,
-    drop_rows,
     encode_image,
     make_row,
     make_shard,
     row_digest,
+    write_without,
 )
 from raycap.datasets import FolderSource, RawRecord
 from raycap.schema import IMAGE_SCHEMA, ImageRow, image_key
@@ -247,12 +247,12 @@ def test_shard_without_a_good_row_writes_no_file(source: FolderSource, tmp_path:
     assert results["reason"].to_pylist() == ["cannot be decoded"]
 
 
-def test_drop_rows(source: FolderSource, tmp_path: Path) -> None:
+def test_write_without(source: FolderSource, tmp_path: Path) -> None:
     items = [record(source, "good.jpg", ["a", "b"])._replace(image_id=str(n)) for n in range(4)]
     output, results = shard_of(source, tmp_path, items)
     unique = tmp_path / "unique.parquet"
     dropped = {1: ("same id as", "x"), 3: ("same picture as", "y")}
-    told = drop_rows(str(output), str(unique), dropped=dropped, shard=7).to_pylist()
+    told = write_without(str(output), str(unique), dropped=dropped, shard=7).to_pylist()
     assert pq.read_table(unique)["image_id"].to_pylist() == ["0", "2"]
     assert [(line["image_id"], line["reason"], line["detail"], line["captions"]) for line in told] == [
         ("1", "same id as", "x", 2),
@@ -260,7 +260,7 @@ def test_drop_rows(source: FolderSource, tmp_path: Path) -> None:
     ]
     assert [line["digest"] for line in told] == [results["digest"].to_pylist()[row] for row in (1, 3)]
     everything = dict.fromkeys(range(4), ("gone", ""))
-    drop_rows(str(output), str(tmp_path / "none.parquet"), dropped=everything, shard=7)
+    write_without(str(output), str(tmp_path / "none.parquet"), dropped=everything, shard=7)
     assert not (tmp_path / "none.parquet").exists()
 
 
