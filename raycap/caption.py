@@ -17,8 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from raycap.config import ConfigError, Frozen
-from raycap.decoding import DecodingConfig
-from raycap.engine import CaptionEngine, Pixels, Precision, read_image
+from raycap.engine import CaptionEngine, GivenDecoding, Pixels, Precision, read_image
 from raycap.schema import Caption
 from raycap.vision import BadImageError
 
@@ -31,7 +30,7 @@ class CaptionFilesConfig(Frozen):
     checkpoint: str
     """Run folder, RUN/best-metric, RUN/best-loss, RUN/last, or a checkpoint folder."""
     # as plain flags (--beams 5) whose defaults are the checkpoint's and not these
-    decoding: Annotated[DecodingConfig, Parameter(name="*", show_default=False)] = DecodingConfig()
+    decoding: Annotated[GivenDecoding, Parameter(name="*", show_default=False)] = GivenDecoding()
     """Only the settings given here replace the checkpoint's own."""
     json_lines: bool = False
     """Print one JSON object a photo, with all captions and their scores."""

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, TypeAlias, get_args, overload
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from torch import Tensor
 
 from raycap import checkpoint
@@ -40,6 +40,15 @@ PNG_MODES = {
     "RGB",
     "RGBA",
 }  # what Pillow writes as PNG without changing a pixel
+
+
+class GivenDecoding(DecodingConfig):
+    """Settings to put over a checkpoint's own: held against each other only once they are merged."""
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        """Nothing: `n=5` alone is right where the checkpoint has five beams."""
+        return self
 
 
 class CaptionEngine:

@@ -7,7 +7,9 @@ from cyclopts import Parameter
 from raycap import evaluate as stage
 from raycap.config import DataConfig
 from raycap.data import start_ray
-from raycap.decoding import DecodingConfig
+from raycap.engine import GivenDecoding
+
+CHECKPOINTS_OWN = GivenDecoding()
 
 
 def evaluate(
@@ -15,7 +17,7 @@ def evaluate(
     /,
     *,
     data: DataConfig,
-    decoding: Annotated[DecodingConfig, Parameter(show_default=False)] = DecodingConfig(),
+    decoding: Annotated[GivenDecoding, Parameter(show_default=False)] = CHECKPOINTS_OWN,
     options: Annotated[stage.EvaluateOptions, Parameter(name="*")] = stage.EvaluateOptions(),
 ) -> None:
     """Caption a split and score the captions: BLEU-1..4, ROUGE-L, CIDEr-D, with 95 % intervals.

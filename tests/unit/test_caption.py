@@ -8,7 +8,6 @@ from test_engine import encoded, picture, train_toy
 
 from raycap.caption import CaptionFilesConfig, caption_files, find_photos, print_captions
 from raycap.config import ConfigError
-from raycap.decoding import DecodingConfig
 from raycap.engine import CaptionEngine
 
 
@@ -64,7 +63,7 @@ def test_good_photos_are_captioned_and_bad_ones_named(
 def test_all_good_is_exit_code_0(
     engine: CaptionEngine, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = config_for(engine, decoding=DecodingConfig(beams=2, n=2), json_lines=True)
+    config = config_for(engine, decoding={"beams": 2, "n": 2}, json_lines=True)
     assert print_captions(engine, [str(photos / "a.JPG")], config) == 0
     answer = json.loads(capsys.readouterr().out)
     expected = engine.caption(photos / "a.JPG", n=2, beams=2)

@@ -157,12 +157,12 @@ def test_caption_takes_decoding_settings_as_plain_flags(monkeypatch: pytest.Monk
     monkeypatch.setattr(command.stage, "caption_files", lambda photos, config: seen.append((photos, config)))
     cli.main(["caption", "a.jpg", "b/", "--checkpoint", "R", "--beams", "5", "--length-penalty", "2"])
     cli.main(["caption", "a.jpg", "--checkpoint", "R"])
-    cli.main(["caption", "a.jpg", "--checkpoint", "R", "--sample", "--n", "4"])
+    cli.main(["caption", "a.jpg", "--checkpoint", "R", "--n", "4", "--top-p", "0.9"])
     assert seen[0][0] == ("a.jpg", "b/")
     assert [config.decoding.model_dump(exclude_unset=True) for _, config in seen] == [
         {"beams": 5, "length_penalty": 2.0},
         {},
-        {"sample": True, "n": 4},
+        {"n": 4, "top_p": 0.9},  # right or wrong only beside the checkpoint's own
     ]
 
 

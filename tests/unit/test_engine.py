@@ -16,7 +16,7 @@ from raycap import checkpoint
 from raycap.checkpoint import EncoderInfo
 from raycap.config import ConfigError
 from raycap.decoding import DecodingConfig
-from raycap.engine import CaptionEngine, read_image
+from raycap.engine import CaptionEngine, GivenDecoding, merge_decoding, read_image
 from raycap.schema import Caption
 from raycap.vision import BadImageError, EncoderConfig, VisionEncoder, decode_image
 
@@ -121,6 +121,17 @@ def test_decoding_settings_override_the_checkpoints(engine: CaptionEngine) -> No
         engine.caption(picture(0), beam_width=3)
     with pytest.raises(ConfigError, match="n=9 captions need beams=9"):
         engine.caption(picture(0), n=9)
+
+
+def test_given_settings_are_judged_with_the_checkpoints() -> None:
+    """`--n 5` and `--temperature 0.7` were refused by the defaults of settings that the checkpoint has otherwise."""
+    beams, drawn = DecodingConfig(beams=5), DecodingConfig(sample=True)
+    for base, settings in ((beams, {"n": 5}), (drawn, {"temperature": 0.7})):
+        given = GivenDecoding.model_validate(settings).model_dump(exclude_unset=True)
+        assert given == settings
+        assert merge_decoding(base, given) == base.model_copy(update=settings)
+    with pytest.raises(ConfigError, match="n=9 captions need beams=9"):
+        merge_decoding(beams, {"n": 9})
 
 
 def test_a_pil_image_is_turned_upright_like_its_file(engine: CaptionEngine) -> None:
