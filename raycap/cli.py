@@ -26,8 +26,8 @@ COMMANDS = {
     "prepare": "Raw photos and captions to canonical rows (Parquet).",
     "featurize": "Rows to image features, once per image, on a pool of encoders.",
     "train": "Fine-tune a captioner on N workers.",
-    "evaluate": "Score a checkpoint on a split: BLEU, ROUGE-L, CIDEr-D; decodes as the checkpoint says where no flag does.",
-    "caption": "Caption photos or a folder of them; decodes as the checkpoint says where no flag does.",
+    "evaluate": "Score a checkpoint on a split: BLEU, ROUGE-L, CIDEr-D; decodes as the checkpoint says, or flags.",
+    "caption": "Caption photos or a folder of them; decodes as the checkpoint says, or flags.",
     "presets": "List the presets, or print one.",
 }
 # The blocks of a preset document that each stage reads; a test holds this against the config classes.
