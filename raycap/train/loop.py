@@ -53,7 +53,10 @@ def train_worker(settings: dict[str, Any]) -> str:
             try:
                 check_finite(totals, norm=norm, step=step)
             except NonFiniteError as error:
-                return f"{error}; nothing of it is saved. Lower optim.lr, or look for broken features"
+                return (
+                    f"{error}; nothing of it is saved. Look for broken features, or start anew with a lower rate: "
+                    "raycap train RUN/config.yaml --run NEW --optim.lr ..."
+                )
             before = worker.share()
             keys = [batch["image_key"] for batch in window]
             worker.progress.count_step(
