@@ -5,10 +5,10 @@ Nothing is imported here but the standard library, so that Ray sees the environm
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 MIN_CPUS = 4  # two training workers, a controller and Ray Data's tasks; fewer and they wait for each other
 SMALL_MACHINE_CORES = 8
@@ -38,11 +38,7 @@ def start_ray() -> None:
         return
     level = logging.WARNING if quiet else logging.INFO
     if remote:
-        ray.init(
-            logging_level=level,
-            log_to_driver=not quiet,
-            runtime_env={"env_vars": environment_to_send()},  # the cluster's workers have not this one's
-        )
+        ray.init(logging_level=level, log_to_driver=not quiet, runtime_env=driver_runtime_env())
         return
     ray.init(
         address="local",
@@ -73,11 +69,9 @@ def forwarded_environment() -> dict[str, str]:
     return forwarded
 
 
-def environment_to_send() -> dict[str, str]:
-    """The same without what the job that this driver runs in sends already: Ray refuses a name given twice."""
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    sent = ((job.get("runtime_env") or {}).get("env_vars")) or {}
-    return {name: value for name, value in forwarded_environment().items() if name not in sent}
+def driver_runtime_env() -> dict[str, Any]:
+    """What a driver outside the cluster sends along; a submitted job has its own, which Ray would let go of."""
+    return {} if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"env_vars": forwarded_environment()}
 
 
 def usable_cores() -> int:

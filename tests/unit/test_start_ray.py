@@ -1,6 +1,5 @@
 """What a command sets before Ray starts."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,8 +8,8 @@ from typing import Any
 import pytest
 
 from raycap.data import (
+    driver_runtime_env,
     environment_defaults,
-    environment_to_send,
     forwarded_environment,
     start_ray,
     usable_cores,
@@ -43,11 +42,9 @@ def test_the_users_settings_reach_the_workers(monkeypatch: pytest.MonkeyPatch) -
         "PYTHONPATH": "/plugins",
     }.items() <= forwarded.items()
     assert "OTHER" not in forwarded
-    assert environment_to_send() == forwarded
-    # a job's own: Ray refuses to merge two environments that name the same variable
-    job = {"runtime_env": {"env_vars": {"HF_HOME": "/hub"}, "working_dir": "gcs://x.zip"}, "metadata": {}}
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
-    assert environment_to_send() == {name: value for name, value in forwarded.items() if name != "HF_HOME"}
+    assert driver_runtime_env() == {"env_vars": forwarded}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # a second one lost the job's working directory
+    assert driver_runtime_env() == {}
     monkeypatch.delenv("RAYCAP_PLUGINS")
     assert "PYTHONPATH" not in forwarded_environment()
 
