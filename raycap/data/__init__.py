@@ -38,7 +38,7 @@ def start_ray() -> None:
         return
     level = logging.WARNING if quiet else logging.INFO
     if remote:
-        ray.init(logging_level=level, log_to_driver=not quiet, runtime_env=driver_runtime_env())
+        ray.init(logging_level=level, log_to_driver=not quiet, **driver_environment())
         return
     ray.init(
         address="local",
@@ -69,9 +69,11 @@ def forwarded_environment() -> dict[str, str]:
     return forwarded
 
 
-def driver_runtime_env() -> dict[str, Any]:
-    """What a driver outside the cluster sends along; a submitted job has its own, which Ray would let go of."""
-    return {} if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"env_vars": forwarded_environment()}
+def driver_environment() -> dict[str, Any]:
+    """What a driver outside the cluster tells ray.init; a submitted job has a runtime environment already."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return {}
+    return {"runtime_env": {"env_vars": forwarded_environment()}}
 
 
 def usable_cores() -> int:

@@ -1,6 +1,7 @@
 """The Jobs API, as a user of a cluster has it: submit jobs/train.py, follow its log, find the checkpoint."""
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,17 @@ from small_run import make_rows
 from raycap import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def submit(address: str, *job: str) -> "subprocess.CompletedProcess[str]":
+    """`ray job submit`, tried again while a cluster that has only just started has no agent for jobs yet."""
+    command = ["ray", "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", *job]
+    for _ in range(20):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+        if "No available agent" not in done.stdout + done.stderr:
+            break
+        time.sleep(3)
+    return done
 
 
 @pytest.mark.ray
@@ -28,9 +40,7 @@ def test_a_submitted_job_trains(ray_session: str, tmp_path: Path) -> None:
         "train": {"run": str(run), "epochs": 1, "batch_size": 4},
     }
     preset.write_text(yaml.safe_dump(document))
-    submit = ["ray", "job", "submit", "--address", ray_session, "--working-dir", str(ROOT)]
-    job = ["python", "jobs/train.py", str(preset), "--optim.lr", "1e-3"]
-    done = subprocess.run([*submit, "--", *job], capture_output=True, text=True, timeout=300, check=False)
+    done = submit(ray_session, "python", "jobs/train.py", str(preset), "--optim.lr", "1e-3")
     log = done.stdout + done.stderr
     assert done.returncode == 0, log
     assert "succeeded" in log
@@ -42,9 +52,8 @@ def test_a_submitted_job_trains(ray_session: str, tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_a_failing_job_says_why_and_exits_non_zero(ray_session: str, tmp_path: Path) -> None:
-    submit = ["ray", "job", "submit", "--address", ray_session, "--working-dir", str(ROOT)]
-    job = ["python", "jobs/train.py", "shapes", "--data", str(tmp_path / "nothing")]
-    done = subprocess.run([*submit, "--", *job], capture_output=True, text=True, timeout=300, check=False)
+    nothing = str(tmp_path / "nothing")
+    done = submit(ray_session, "python", "jobs/train.py", "shapes", "--data", nothing)
     assert done.returncode != 0
-    assert str(tmp_path / "nothing") in done.stdout + done.stderr
+    assert nothing in done.stdout + done.stderr
     assert "raycap prepare" in done.stdout + done.stderr

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raycap.data import (
-    driver_runtime_env,
+    driver_environment,
     environment_defaults,
     forwarded_environment,
     start_ray,
@@ -42,9 +42,9 @@ def test_the_users_settings_reach_the_workers(monkeypatch: pytest.MonkeyPatch) -
         "PYTHONPATH": "/plugins",
     }.items() <= forwarded.items()
     assert "OTHER" not in forwarded
-    assert driver_runtime_env() == {"env_vars": forwarded}
+    assert driver_environment() == {"runtime_env": {"env_vars": forwarded}}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # a second one lost the job's working directory
-    assert driver_runtime_env() == {}
+    assert driver_environment() == {}
     monkeypatch.delenv("RAYCAP_PLUGINS")
     assert "PYTHONPATH" not in forwarded_environment()
 
