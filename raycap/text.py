@@ -65,6 +65,11 @@ class CaptionTokenizer:
         ids = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [row[:max_tokens] for row in ids]
 
+    def targets(self, captions: list[str], *, max_tokens: int) -> list[list[int]]:
+        """What a model is to say: each caption's token ids and the end token, which a caption that is cut lacks."""
+        ids = self.encode(captions, max_tokens=max_tokens + 1)
+        return [[*row, self.end_id][: max_tokens + 1] for row in ids]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids (without the start token), up to the first end token, stripped."""
         kept = [int(token) for token in ids]
@@ -92,28 +97,28 @@ def folder_or_hub_name(name: str) -> str:
     return str(folder)
 
 
-def pack(captions: list[list[list[int]]], *, start_id: int, end_id: int) -> dict[str, np.ndarray]:
+def pack(targets: list[list[list[int]]], *, start_id: int, end_id: int) -> dict[str, np.ndarray]:
     """Pack each image's captions into one row; see schema.CaptionBatch for what the arrays hold.
 
     Args:
-        captions: token ids, without start and end, by image and caption.
+        targets: what each caption is to be, its end token too (CaptionTokenizer.targets), by image and caption.
         start_id: put before each caption.
-        end_id: the label after each caption, and what fills the padding.
+        end_id: what fills the padding.
 
     Returns:
         input_ids, labels, position_ids, caption_index: int64 (batch, tokens), tokens being the longest row's.
     """
-    width = max((sum(len(ids) + 1 for ids in image) for image in captions), default=0)
-    shape = (len(captions), width)
+    width = max((sum(map(len, image)) for image in targets), default=0)
+    shape = (len(targets), width)
     fills = {"input_ids": end_id, "labels": IGNORE_INDEX, "position_ids": 0, "caption_index": -1}
     arrays = {name: np.full(shape, fill, dtype=np.int64) for name, fill in fills.items()}
-    for row, image in enumerate(captions):
+    for row, image in enumerate(targets):
         begin = 0
-        for index, ids in enumerate(image):
-            span = slice(begin, begin + len(ids) + 1)
-            arrays["input_ids"][row, span] = [start_id, *ids]
-            arrays["labels"][row, span] = [*ids, end_id]
-            arrays["position_ids"][row, span] = np.arange(len(ids) + 1)
+        for index, labels in enumerate(image):
+            span = slice(begin, begin + len(labels))
+            arrays["input_ids"][row, span] = [start_id, *labels[:-1]]
+            arrays["labels"][row, span] = labels
+            arrays["position_ids"][row, span] = np.arange(len(labels))
             arrays["caption_index"][row, span] = index
             begin = span.stop
     return arrays

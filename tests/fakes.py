@@ -127,8 +127,8 @@ def make_batch(
     """A packed batch over random features, one image for each list of captions."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(len(captions), patches, vision_dim, generator=generator).half()
-    tokens = [tokenizer.encode(of_image, max_tokens=30) for of_image in captions]
-    arrays = pack(tokens, start_id=tokenizer.start_id, end_id=tokenizer.end_id)
+    targets = [tokenizer.targets(of_image, max_tokens=30) for of_image in captions]
+    arrays = pack(targets, start_id=tokenizer.start_id, end_id=tokenizer.end_id)
     return CaptionBatch(
         features=features,
         input_ids=torch.from_numpy(arrays["input_ids"]),

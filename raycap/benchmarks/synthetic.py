@@ -49,7 +49,7 @@ def caption_batch(number: int, *, packed: bool = True) -> CaptionBatch:
     """A batch of random tokens over random features; unpacked, each caption is a row with its own features."""
     generator = torch.Generator().manual_seed(number)
     tokens = [
-        [torch.randint(END, (length,), generator=generator).tolist() for length in image]
+        [[*torch.randint(END, (length,), generator=generator).tolist(), END] for length in image]
         for image in lengths_of(number)
     ]
     features = features_of(number)

@@ -211,11 +211,10 @@ class CaptionCollate(NumpyBatchCollateFn):  # type: ignore[misc]
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> CaptionBatch:
         """Tokenize and pack; tokens beyond max_tokens of a caption are cut."""
         captions = [[str(text) for text in texts] for texts in batch["captions"]]
-        ids = iter(
-            self.tokenizer.encode([text for texts in captions for text in texts], max_tokens=self.max_tokens)
-        )
+        flat = [text for texts in captions for text in texts]
+        targets = iter(self.tokenizer.targets(flat, max_tokens=self.max_tokens))
         packed = pack(
-            [[next(ids) for _ in texts] for texts in captions],
+            [[next(targets) for _ in texts] for texts in captions],
             start_id=self.tokenizer.start_id,
             end_id=self.tokenizer.end_id,
         )

@@ -138,12 +138,12 @@ def train_language_model(captions: list[str], folder: Path, *, report: Callable[
         eos_token_id=tokenizer.end_id,
     )
     model = GPT2LMHeadModel(config)
-    ids = tokenizer.encode(captions, max_tokens=62)
-    batches = list(shuffled_batches(len(ids), LANGUAGE_MODEL_EPOCHS, batch_size=4 * BATCH_SIZE))
+    targets = tokenizer.targets(captions, max_tokens=62)
+    batches = list(shuffled_batches(len(targets), LANGUAGE_MODEL_EPOCHS, batch_size=4 * BATCH_SIZE))
 
     def losses() -> Iterator[Tensor]:
         for chosen in batches:
-            rows = pack([[ids[row]] for row in chosen], start_id=tokenizer.start_id, end_id=tokenizer.end_id)
+            rows = pack([[targets[row]] for row in chosen], start_id=tokenizer.start_id, end_id=tokenizer.end_id)
             logits = model(torch.from_numpy(rows["input_ids"])).logits  # (batch, tokens, vocab)
             yield functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(rows["labels"]).flatten())
 

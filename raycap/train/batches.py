@@ -91,7 +91,7 @@ def empty_batch(
     *, patches: int, vision_dim: int, start_id: int, end_id: int, device: torch.device
 ) -> CaptionBatch:
     """One image of zeros with one empty caption: what a rank without data feeds, times zero."""
-    packed = pack([[[]]], start_id=start_id, end_id=end_id)
+    packed = pack([[[end_id]]], start_id=start_id, end_id=end_id)
     tensors = {name: torch.from_numpy(array).to(device) for name, array in packed.items()}
     features = torch.zeros(1, patches, vision_dim, dtype=torch.float16, device=device)
     image_key = torch.zeros(1, dtype=torch.int64, device=device)

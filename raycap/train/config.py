@@ -55,7 +55,7 @@ class TrainOptions(Frozen):
     batch_size: int = Field(default=32, ge=1)
     """Images a worker takes at a time, each with all its captions."""
     max_tokens: int = Field(default=40, ge=1)
-    """Longer captions are cut to this many tokens."""
+    """Longer captions are cut here, and then do not teach the model to end."""
     num_workers: int = Field(default=1, ge=1)
     """Workers that train side by side (DDP)."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"

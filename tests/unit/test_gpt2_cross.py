@@ -346,7 +346,7 @@ def check_caption_is_teacher_forcing(model: Gpt2Cross, *, rel: float) -> None:
     model.caption(features, decoding)
     for image, (found,) in zip(features, Decoder.from_model(model).caption(features, decoding), strict=True):
         labels = [*found.token_ids, model.tokenizer.end_id]
-        packed = pack([[found.token_ids]], start_id=model.tokenizer.start_id, end_id=model.tokenizer.end_id)
+        packed = pack([[labels]], start_id=model.tokenizer.start_id, end_id=model.tokenizer.end_id)
         batch: Any = {name: torch.from_numpy(array) for name, array in packed.items()}
         with torch.no_grad():
             log_p = model.logits({**batch, "features": image[None]}).float().log_softmax(-1)

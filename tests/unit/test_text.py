@@ -71,7 +71,7 @@ def test_missing_tokenizer_says_what_to_do(name: str) -> None:
 
 
 def test_pack_lays_captions_one_after_another() -> None:
-    packed = pack([[[5, 6], [7]], [[8]]], start_id=1, end_id=2)
+    packed = pack([[[5, 6, 2], [7, 2]], [[8, 2]]], start_id=1, end_id=2)
     ignore = IGNORE_INDEX
     expected = {
         "input_ids": [[1, 5, 6, 1, 7], [1, 8, 2, 2, 2]],
@@ -81,6 +81,17 @@ def test_pack_lays_captions_one_after_another() -> None:
     }
     assert {name: array.tolist() for name, array in packed.items()} == expected
     assert {array.dtype for array in packed.values()} == {np.dtype(np.int64)}
+
+
+def test_a_cut_caption_does_not_learn_to_end(tokenizer: CaptionTokenizer) -> None:
+    """The end token used to be put behind the cut, so that long captions taught the model to break off."""
+    (ids,) = tokenizer.encode(["A red dog."], max_tokens=50)
+    whole, cut = (tokenizer.targets(["A red dog."], max_tokens=most)[0] for most in (len(ids), len(ids) - 1))
+    assert whole == [*ids, tokenizer.end_id]
+    assert cut == ids
+    packed = pack([[cut]], start_id=1, end_id=2)
+    assert packed["input_ids"].tolist() == [[1, *ids[:-1]]]
+    assert packed["labels"].tolist() == [ids]
 
 
 def test_pack_of_nothing() -> None:
