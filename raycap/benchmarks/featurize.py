@@ -26,12 +26,12 @@ from raycap.data import start_ray
 from raycap.data.featurize import (
     FeaturizeConfig,
     FeaturizeOptions,
-    Resources,
-    choose_resources,
+    choose_encoders,
     chunk_rows_of,
     plan,
     run_graph,
 )
+from raycap.data.resources import Pool
 from raycap.schema import IMAGE_SCHEMA
 from raycap.vision import EncoderConfig, Preprocessor, VisionEncoder, decode_image, encoder_fingerprint
 
@@ -49,10 +49,10 @@ def featurize_rows(*, quick: bool = False) -> list[dict[str, Any]]:
         model = save_clip(folder / "clip")
         rows = preprocessing_rows(photos, model, rounds=3 if quick else 9)
         start_ray()
-        resources = choose_resources(FeaturizeOptions())
+        encoders = choose_encoders(FeaturizeOptions())
         kinds: tuple[Dtype, ...] = ("bfloat16",) if quick else ("float32", "bfloat16")
         for dtype in kinds:
-            rows += graph_rows(photos, model, folder / dtype, dtype=dtype, resources=resources, quick=quick)
+            rows += graph_rows(photos, model, folder / dtype, dtype=dtype, encoders=encoders, quick=quick)
     return rows
 
 
@@ -125,30 +125,30 @@ def preprocessing_rows(photos: list[bytes], model: Path, *, rounds: int) -> list
 
 
 def graph_rows(
-    photos: list[bytes], model: Path, folder: Path, *, dtype: Dtype, resources: Resources, quick: bool
+    photos: list[bytes], model: Path, folder: Path, *, dtype: Dtype, encoders: Pool, quick: bool
 ) -> list[dict[str, Any]]:
     """Images a second through the Ray Data graph with one encoder, and through a loop without Ray."""
     encoder_config = EncoderConfig(name=str(model), dtype=dtype)
-    encoder = VisionEncoder(encoder_config, device=resources.device)
+    encoder = VisionEncoder(encoder_config, device=encoders.device)
     few, many = (256, 512) if quick else (256, 256 + 1536)
     config = FeaturizeConfig(
         data=DataConfig(path=str(write_rows(folder / "rows", photos, many))),
         encoder=encoder_config,
         featurize=FeaturizeOptions(output=str(folder / "features"), batch_size=BATCH),
     )
-    torch.set_num_threads(resources.cpus)
+    torch.set_num_threads(encoders.cpus)
     size = 128 if quick else 384
     bare_loop(encoder, photos, images=size)
     bare, graph, ratios = [bare_loop(encoder, photos, images=size)], [], []
     for attempt in range(1 if quick else 3):
-        seconds = [graph_seconds(config, images, resources, tag=f"{attempt}") for images in (few, many)]
+        seconds = [graph_seconds(config, images, encoders, tag=f"{attempt}") for images in (few, many)]
         graph.append(
             (many - few) / (seconds[1] - seconds[0])
         )  # the difference leaves out starting the actors
         bare.append(bare_loop(encoder, photos, images=size))
         ratios.append(graph[-1] / statistics.mean(bare[-2:]))
     sizes = f"{MODEL}, {dtype}, batch {BATCH}, {many - few} images, features written to disk"
-    threads = f"{resources.cpus} to encode"
+    threads = f"{encoders.cpus} to encode"
     shared = {"unit": "images/s", "threads": threads, "sizes": sizes}
     return [
         {
@@ -188,15 +188,19 @@ def bare_loop(encoder: VisionEncoder, photos: list[bytes], *, images: int) -> fl
     return images / (time.perf_counter() - started)
 
 
-def graph_seconds(config: FeaturizeConfig, images: int, resources: Resources, *, tag: str) -> float:
+def graph_seconds(config: FeaturizeConfig, images: int, encoders: Pool, *, tag: str) -> float:
     """Seconds of the graph over the first so many images, from its start to the last file written."""
     preprocess = Preprocessor.load(Path(config.encoder.name))
     limited = DataConfig(path=config.data.path, limit=images)
     config = FeaturizeConfig(data=limited, encoder=config.encoder, featurize=config.featurize)
     fingerprint = encoder_fingerprint(config.encoder)
-    work = plan(config, f"{config.featurize.output}/{tag}-{images}", chunk_rows=chunk_rows_of(preprocess))
+    work = plan(
+        config,
+        f"{config.featurize.output}/{tag}-{images}",
+        chunk_rows=chunk_rows_of(preprocess, batch_size=BATCH),
+    )
     started = time.perf_counter()
-    made = list(run_graph(work, config, preprocess, fingerprint=fingerprint, resources=resources))
+    made = list(run_graph(work, config, preprocess, fingerprint=fingerprint, encoders=encoders))
     seconds = time.perf_counter() - started
     assert sum(item["rows"] for item in made) == images
     return seconds

@@ -20,7 +20,6 @@ from pydantic import Field
 import raycap
 from raycap import storage
 from raycap.config import ConfigError, DataConfig, Frozen
-from raycap.data import usable_cores
 from raycap.data.chunks import FOOTER_THREADS, Chunk, list_chunks, read_chunk, row_groups
 from raycap.data.manifest import (
     MANIFEST,
@@ -30,9 +29,9 @@ from raycap.data.manifest import (
     read_feature_manifest,
 )
 from raycap.data.progress import progress, say
-from raycap.data.resources import cluster_resources
+from raycap.data.resources import Pool, choose_pool
 from raycap.schema import SPLITS
-from raycap.vision import EncoderConfig, Preprocessor, VisionEncoder, choose_device, encoder_fingerprint
+from raycap.vision import EncoderConfig, Preprocessor, VisionEncoder, encoder_fingerprint
 from raycap.vision.encoder import find_model
 
 if TYPE_CHECKING:
@@ -79,16 +78,6 @@ class EncoderFacts:
     vision_dim: int
 
 
-@dataclass(frozen=True)
-class Resources:
-    """Where encoders run and what they reserve."""
-
-    device: str
-    num_encoders: int
-    gpus: float
-    cpus: int
-
-
 def featurize(config: FeaturizeConfig) -> str:
     """Make the features that `config` asks for, or what is missing of them, and give their folder.
 
@@ -102,15 +91,15 @@ def featurize(config: FeaturizeConfig) -> str:
         say(f"features are already made: {folder}")
         return folder
     preprocess = Preprocessor.load(find_model(config.encoder.name, config.encoder.revision))
-    work = plan(config, folder, chunk_rows=chunk_rows_of(preprocess))
+    work = plan(config, folder, chunk_rows=chunk_rows_of(preprocess, batch_size=config.featurize.batch_size))
     left = [item for item in work if not item.done]
     if len(left) < len(work):
         say(f"going on with {len(left):,} of {len(work):,} feature files in {folder}")
-    resources = choose_resources(config.featurize)
+    encoders = choose_encoders(config.featurize)
     leftovers = other_files(folder, work)
     shapes = set()
     with progress("featurize", total=sum(item.chunk.rows for item in left)) as advance:
-        for made in run_graph(left, config, preprocess, fingerprint=fingerprint, resources=resources):
+        for made in run_graph(left, config, preprocess, fingerprint=fingerprint, encoders=encoders):
             shapes.add((made["patches"], made["vision_dim"]))
             advance(made["rows"])
     for file in leftovers:
@@ -216,42 +205,27 @@ def other_files(folder: str, work: Sequence[WorkItem]) -> list[str]:
     return [file for file in files if file not in wanted]
 
 
-def chunk_rows_of(preprocess: Preprocessor) -> int:
-    """Rows of a chunk, by what their pixels take in memory."""
+def chunk_rows_of(preprocess: Preprocessor, *, batch_size: int) -> int:
+    """Rows of a chunk, by what their pixels take in memory; whole batches, and at least one."""
     height, width = preprocess.output_size
-    rows = CHUNK_PIXEL_BYTES // (3 * height * width)
-    return max(1, min(CHUNK_ROWS, rows // 32 * 32 or rows))
+    rows = min(CHUNK_ROWS, CHUNK_PIXEL_BYTES // (3 * height * width))
+    return max(batch_size, rows // batch_size * batch_size)
 
 
-def choose_resources(options: FeaturizeOptions) -> Resources:
-    """Device and reservations of the encoders on the cluster at its largest.
+def choose_encoders(options: FeaturizeOptions) -> Pool:
+    """Device and reservations of the encoders.
 
     Raises:
-        ConfigError: more GPUs or CPUs than there are.
+        ConfigError: more GPUs or CPUs than the cluster has.
     """
-    total = cluster_resources()
-    gpus = total.get("GPU", 0)
-    device: str = options.device
-    if device == "auto":
-        device = "cuda" if gpus >= options.gpus_per_encoder else choose_device("auto")
-    if device == "cuda" and gpus < options.gpus_per_encoder:
-        raise ConfigError(
-            f"an encoder on CUDA takes featurize.gpus_per_encoder={options.gpus_per_encoder:g} GPUs and the "
-            f"cluster has {gpus:g}; lower it, or take featurize.device=cpu"
-        )
-    if device == "cuda":
-        return Resources(
-            "cuda", options.num_encoders, options.gpus_per_encoder, options.cpus_per_encoder or 1
-        )
-    cpus = int(total.get("CPU", 1))
-    share = min(usable_cores(), max(1, cpus - 1)) // options.num_encoders  # a CPU stays free to decode
-    wanted = options.cpus_per_encoder or max(1, share)
-    if wanted * options.num_encoders >= cpus:
-        raise ConfigError(
-            f"{options.num_encoders} encoders of {wanted} CPUs leave none of the cluster's {cpus} to decode; "
-            "lower featurize.num_encoders or featurize.cpus_per_encoder"
-        )
-    return Resources(device, options.num_encoders, 0.0, wanted)
+    return choose_pool(
+        "featurize",
+        "encoder",
+        device=options.device,
+        size=options.num_encoders,
+        gpus=options.gpus_per_encoder,
+        cpus=options.cpus_per_encoder,
+    )
 
 
 def run_graph(
@@ -260,7 +234,7 @@ def run_graph(
     preprocess: Preprocessor,
     *,
     fingerprint: str,
-    resources: Resources,
+    encoders: Pool,
 ) -> Iterator[dict[str, Any]]:
     """Decode, encode and write; gives what was written, chunk by chunk, as each is done.
 
@@ -279,7 +253,7 @@ def run_graph(
         config,
         preprocess,
         fingerprint=fingerprint,
-        resources=resources,
+        encoders=encoders,
         names=names,
     )
     written = features.map_batches(write_chunk, batch_size=None, batch_format="pyarrow")
@@ -298,7 +272,7 @@ def feature_graph(
     preprocess: Preprocessor,
     *,
     fingerprint: str,
-    resources: Resources,
+    encoders: Pool,
     names: dict[str, str],
     skip: frozenset[int] = frozenset(),
     shuffle_seed: int | None = None,
@@ -319,8 +293,8 @@ def feature_graph(
             decode_chunk,
             shuffle_seed=shuffle_seed,
             num_cpus=1,
-            # No limit but the chunks; a number unlike num_encoders keeps Ray from fusing the two stages.
-            tasks=max(1, len(chunks) - (len(chunks) == resources.num_encoders)),
+            # No limit but the chunks; a number unlike the pool's keeps Ray from fusing the two stages.
+            tasks=max(1, len(chunks) - (len(chunks) == encoders.size)),
             preprocess=preprocess,
             names=names,
             skip=skip,
@@ -329,15 +303,15 @@ def feature_graph(
             EncodeChunk,
             batch_size=None,
             batch_format="pyarrow",
-            num_cpus=resources.cpus,
-            num_gpus=resources.gpus or None,
-            compute=ActorPoolStrategy(size=resources.num_encoders),
+            num_cpus=encoders.cpus,
+            num_gpus=encoders.gpus or None,
+            compute=ActorPoolStrategy(size=encoders.size),
             fn_constructor_kwargs={
                 "encoder": located(config.encoder).model_dump(mode="json"),
                 "fingerprint": fingerprint,
-                "device": resources.device,
+                "device": encoders.device,
                 "batch_size": config.featurize.batch_size,
-                "threads": resources.cpus,
+                "threads": encoders.cpus,
             },
         )
 

@@ -22,7 +22,7 @@ from raycap.data.chunks import Chunk, chunk_rows, drop_rows, image_keys, list_ch
 from raycap.data.featurize import (
     FeaturizeConfig,
     FeaturizeOptions,
-    choose_resources,
+    choose_encoders,
     chunk_rows_of,
     feature_graph,
     features_folder,
@@ -137,14 +137,14 @@ def streamed_features(
 ) -> Dataset:
     """Decode -> encode as a graph that runs anew at each pass, without the image keys to skip."""
     preprocess = Preprocessor.load(find_model(config.encoder.name, config.encoder.revision))
-    rows = min(ROWS_PER_GROUP, chunk_rows_of(preprocess))
+    rows = min(ROWS_PER_GROUP, chunk_rows_of(preprocess, batch_size=config.featurize.batch_size))
     with in_order():
         return feature_graph(
             split_chunks(config.data.path, split, limit=config.data.limit, max_rows=rows),
             config,
             preprocess,
             fingerprint=encoder_fingerprint(config.encoder),
-            resources=choose_resources(config.featurize),
+            encoders=choose_encoders(config.featurize),
             names={},
             skip=skip,
             shuffle_seed=shuffle_seed,
@@ -196,9 +196,8 @@ def required_resources(featurize: FeaturizeOptions, cache: Cache) -> dict[str, f
     """CPUs and GPUs that reading needs beside the training workers: none from a cache, else encoders and a decoder."""
     if cache != "none":
         return {}
-    chosen = choose_resources(featurize)
-    encoders = chosen.num_encoders
-    return {"CPU": float(chosen.cpus * encoders + 1), "GPU": chosen.gpus * encoders}
+    encoders = choose_encoders(featurize)
+    return {"CPU": float(encoders.cpus * encoders.size + 1), "GPU": encoders.gpus * encoders.size}
 
 
 class CaptionCollate(NumpyBatchCollateFn):  # type: ignore[misc]

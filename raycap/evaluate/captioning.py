@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +11,12 @@ import pyarrow as pa
 import torch
 
 from raycap.checkpoint import Manifest
-from raycap.config import ConfigError
-from raycap.data import usable_cores
 from raycap.data.progress import progress
+from raycap.data.resources import Pool, choose_pool
 from raycap.decoding import DecodingConfig
 from raycap.engine import CaptionEngine, moved_encoder
 from raycap.evaluate.config import EvaluateConfig, EvaluateOptions
-from raycap.vision import Preprocessor, choose_device
+from raycap.vision import Preprocessor
 from raycap.vision.encoder import find_model
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ def caption_split(
     manifest: Manifest,
     decoding: DecodingConfig,
     *,
-    engines: Engines,
+    engines: Pool,
     num_images: int,
 ) -> dict[str, tuple[str, float]]:
     """Caption and score of every image of the split, by image id."""
@@ -48,7 +46,7 @@ def caption_split(
 
 
 def caption_graph(
-    config: EvaluateConfig, folder: str, manifest: Manifest, decoding: DecodingConfig, engines: Engines
+    config: EvaluateConfig, folder: str, manifest: Manifest, decoding: DecodingConfig, engines: Pool
 ) -> Dataset:
     """The streaming graph: CPU tasks read and decode chunks of rows, a pool of engines captions them."""
     from ray.data import ActorPoolStrategy
@@ -110,38 +108,20 @@ def plain_errors() -> Iterator[None]:
         raise
 
 
-@dataclass(frozen=True)
-class Engines:
-    """Where engines run, and what each reserves."""
-
-    device: str
-    cpus: int
-    gpus: float
-
-
-def choose_engines(options: EvaluateOptions) -> Engines:
-    """Device and reservations of the engines on the cluster as it is.
+def choose_engines(options: EvaluateOptions) -> Pool:
+    """Device and reservations of the engines.
 
     Raises:
-        ConfigError: more CPUs than the cluster has.
+        ConfigError: more GPUs or CPUs than the cluster has.
     """
-    import ray
-
-    total = ray.cluster_resources()
-    device: str = options.device
-    if device == "auto":
-        device = "cuda" if total.get("GPU", 0) >= options.gpus_per_engine else choose_device("auto")
-    if device == "cuda":
-        return Engines(device, options.cpus_per_engine or 1, options.gpus_per_engine)
-    cpus = int(total.get("CPU", 1))
-    share = min(usable_cores(), max(1, cpus - 1)) // options.num_engines  # a CPU stays free to decode
-    wanted = options.cpus_per_engine or max(1, share)
-    if wanted * options.num_engines >= cpus:
-        raise ConfigError(
-            f"{options.num_engines} engines of {wanted} CPUs leave none of the cluster's {cpus} to decode "
-            "images; lower --num-engines or --cpus-per-engine"
-        )
-    return Engines(device, wanted, 0.0)
+    return choose_pool(
+        "evaluate",
+        "engine",
+        device=options.device,
+        size=options.num_engines,
+        gpus=options.gpus_per_engine,
+        cpus=options.cpus_per_engine,
+    )
 
 
 class EngineActor:

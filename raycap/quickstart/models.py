@@ -143,7 +143,9 @@ def train_language_model(captions: list[str], folder: Path, *, report: Callable[
 
     def losses() -> Iterator[Tensor]:
         for chosen in batches:
-            rows = pack([[targets[row]] for row in chosen], start_id=tokenizer.start_id, end_id=tokenizer.end_id)
+            rows = pack(
+                [[targets[row]] for row in chosen], start_id=tokenizer.start_id, end_id=tokenizer.end_id
+            )
             logits = model(torch.from_numpy(rows["input_ids"])).logits  # (batch, tokens, vocab)
             yield functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(rows["labels"]).flatten())
 

@@ -38,7 +38,7 @@ def config_of(rows: Path, encoder: str, output: Path, *, limit: int = 0) -> Feat
     return FeaturizeConfig(
         data=DataConfig(path=str(rows), limit=limit),
         encoder=EncoderConfig(name=encoder),
-        featurize=FeaturizeOptions(output=str(output), device="cpu", batch_size=16, cpus_per_encoder=1),
+        featurize=FeaturizeOptions(output=str(output), device="cpu", batch_size=8, cpus_per_encoder=1),
     )
 
 
@@ -133,7 +133,7 @@ def test_a_bad_image_stops_the_run_and_is_named(ray_session: None, tiny_encoder:
 def test_too_many_encoders_for_the_cluster(ray_session: None) -> None:
     """Encoders on every CPU would wait for ever for an image to be decoded."""
     with pytest.raises(ConfigError, match="leave none of the cluster's 4 to decode"):
-        stage.choose_resources(FeaturizeOptions(device="cpu", num_encoders=2, cpus_per_encoder=2))
+        stage.choose_encoders(FeaturizeOptions(device="cpu", num_encoders=2, cpus_per_encoder=2))
 
 
 @pytest.mark.slow

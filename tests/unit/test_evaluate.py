@@ -11,9 +11,10 @@ from toy_family import ENCODER, make_base
 from raycap import metrics
 from raycap.checkpoint import Manifest
 from raycap.config import ConfigError, DataConfig
+from raycap.data.resources import Pool
 from raycap.decoding import DecodingConfig
 from raycap.evaluate import Answer, EvaluateConfig, EvaluateOptions, choose_decoding
-from raycap.evaluate.captioning import Engines, choose_engines
+from raycap.evaluate.captioning import choose_engines
 from raycap.evaluate.report import default_output, describe, intervals, score_answers, write_report
 
 ANSWERS = [
@@ -88,17 +89,17 @@ def test_settings_that_contradict_the_checkpoints_are_one_sentence(manifest: Man
 @pytest.mark.parametrize(
     ("cluster", "options", "expected"),
     [
-        ({"CPU": 4.0}, {"device": "cpu", "cpus_per_engine": 3}, Engines("cpu", 3, 0.0)),
-        ({"CPU": 8.0, "GPU": 2.0}, {"gpus_per_engine": 0.5}, Engines("cuda", 1, 0.5)),
+        ({"CPU": 4.0}, {"device": "cpu", "cpus_per_engine": 3}, Pool("cpu", 1, 0.0, 3)),
+        ({"CPU": 8.0, "GPU": 2.0}, {"gpus_per_engine": 0.5}, Pool("cuda", 1, 0.5, 1)),
         (
             {"CPU": 8.0, "GPU": 2.0},
             {"device": "cpu", "cpus_per_engine": 2, "num_engines": 3},
-            Engines("cpu", 2, 0.0),
+            Pool("cpu", 3, 0.0, 2),
         ),
     ],
 )
 def test_engines_take_what_the_cluster_has(
-    monkeypatch: pytest.MonkeyPatch, cluster: dict[str, float], options: dict[str, Any], expected: Engines
+    monkeypatch: pytest.MonkeyPatch, cluster: dict[str, float], options: dict[str, Any], expected: Pool
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: cluster)
     assert choose_engines(EvaluateOptions.model_validate(options)) == expected

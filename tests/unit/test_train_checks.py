@@ -68,7 +68,7 @@ def test_streaming_needs_gpus_beside_the_workers(
 ) -> None:
     """On one GPU the worker held it all, the encoder waited for it, and the run hung: only CPUs were checked."""
     cluster = {"CPU": 8.0, "GPU": 1.0}
-    monkeypatch.setattr("raycap.data.featurize.cluster_resources", lambda: cluster)
+    monkeypatch.setattr("raycap.data.resources.cluster_resources", lambda: cluster)
     with pytest.raises(
         ConfigError,
         match=r"workers take 1 of 1 GPUs and train.cache=none needs 1 beside them .*"
