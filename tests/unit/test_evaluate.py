@@ -101,12 +101,12 @@ def test_settings_that_contradict_the_checkpoints_are_one_sentence(manifest: Man
 def test_engines_take_what_the_cluster_has(
     monkeypatch: pytest.MonkeyPatch, cluster: dict[str, float], options: dict[str, Any], expected: Pool
 ) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: cluster)
+    monkeypatch.setattr("raycap.data.resources.cluster_resources", lambda: cluster)
     assert choose_engines(EvaluateOptions.model_validate(options)) == expected
 
 
 def test_engines_that_leave_no_cpu_to_decode_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr("raycap.data.resources.cluster_resources", lambda: {"CPU": 4.0})
     with pytest.raises(ConfigError, match="2 engines of 2 CPUs leave none of the cluster's 4"):
         choose_engines(EvaluateOptions(device="cpu", num_engines=2, cpus_per_engine=2))
 
