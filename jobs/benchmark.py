@@ -21,29 +21,41 @@ SECTIONS = {
     "decode": "raycap.benchmarks.decode:decode_rows",
     "train-step": "raycap.benchmarks.train_step:train_step_rows",
     "featurize": "raycap.benchmarks.featurize:featurize_rows",
+    "precision": "raycap.benchmarks.precision:precision_rows",
     "prepare-memory": "raycap.benchmarks.prepare:prepare_memory_rows",
 }
 COLUMNS = ("row", "value", "unit", "ratio", "ratio_to", "aim", "floor_gap", "threads", "sizes")
 
 
-def main(*sections: str, quick: bool = False, output: str = "") -> None:
+def main(
+    *sections: str,
+    quick: bool = False,
+    output: str = "",
+    checkpoint: str = "runs/flickr30k_small",
+    data: str = "data/flickr30k_small",
+) -> None:
     """Run the named sections and print their tables.
 
     Parameters
     ----------
     sections
-        Any of decode, train-step, featurize, prepare-memory; the first three where none is named.
+        Any of decode, train-step, featurize, precision, prepare-memory; the first three where none is named.
     quick
         Fewer repeats and sizes: a smoke test, not a measurement.
     output
         JSON file to write as well.
+    checkpoint
+        Run or checkpoint whose captions `precision` compares.
+    data
+        Prepared rows whose validation photos it captions.
     """
     if unknown := [name for name in sections if name not in SECTIONS]:
         raise SystemExit(f"unknown section {unknown[0]!r}; known: {', '.join(SECTIONS)}")
     results: dict[str, Any] = {"machine": machine(), "sections": {}}
     for name in sections or ("decode", "train-step", "featurize"):
         module, function = SECTIONS[name].split(":")
-        rows = getattr(importlib.import_module(module), function)(quick=quick)
+        places = {"checkpoint": checkpoint, "data": data} if name == "precision" else {}
+        rows = getattr(importlib.import_module(module), function)(quick=quick, **places)
         results["sections"][name] = rows
         Console(width=200).print(as_table(name, rows))
     if output:

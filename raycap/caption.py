@@ -16,15 +16,15 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import Progress
 
-from raycap.config import ConfigError, Frozen
-from raycap.engine import CaptionEngine, GivenDecoding, Pixels, Precision, read_image
+from raycap.config import ConfigError
+from raycap.engine import CaptionEngine, EngineOptions, GivenDecoding, Pixels, read_image
 from raycap.schema import Caption
 from raycap.vision import BadImageError
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
-class CaptionFilesConfig(Frozen):
+class CaptionFilesConfig(EngineOptions):
     """With which checkpoint to caption, and how."""
 
     checkpoint: str
@@ -34,14 +34,6 @@ class CaptionFilesConfig(Frozen):
     """Only the settings given here replace the checkpoint's own."""
     json_lines: bool = False
     """Print one JSON object a photo, with all captions and their scores."""
-    device: str = "auto"
-    """auto, cuda, mps or cpu."""
-    precision: Precision = "float32"
-    """Of the language model: float32, bfloat16 or int8."""
-    encoder: str = ""
-    """Where the image encoder lies now, if it has moved since training."""
-    language_model: str = ""
-    """Where the language model lies now, if it has moved since training."""
     batch_size: int = Field(default=16, ge=1)
     """Photos that go through the model together."""
 
@@ -58,13 +50,7 @@ def caption_files(photos: Sequence[str], config: CaptionFilesConfig) -> int:
     """
     if not photos:
         raise ConfigError("name at least one photo or folder to caption")
-    engine = CaptionEngine.load(
-        config.checkpoint,
-        device=config.device,
-        precision=config.precision,
-        encoder=config.encoder,
-        language_model=config.language_model,
-    )
+    engine = CaptionEngine.load(config.checkpoint, **config.of_engine())
     return print_captions(engine, photos, config)
 
 

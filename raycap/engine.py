@@ -21,7 +21,7 @@ from torch import Tensor
 
 from raycap import checkpoint
 from raycap.checkpoint import EncoderInfo, Manifest
-from raycap.config import ConfigError, describe_validation_error
+from raycap.config import ConfigError, Frozen, describe_validation_error
 from raycap.decoding import DecodingConfig
 from raycap.models import CaptionModel
 from raycap.schema import Caption
@@ -30,6 +30,7 @@ from raycap.vision import BadImageError, EncoderConfig, VisionEncoder, choose_de
 Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Pixels"
 Precision: TypeAlias = Literal["float32", "bfloat16", "int8"]
+Vocabulary: TypeAlias = Literal["all", "captions"]
 PNG_MODES = {
     "1",
     "L",
@@ -40,6 +41,25 @@ PNG_MODES = {
     "RGB",
     "RGBA",
 }  # what Pillow writes as PNG without changing a pixel
+
+
+class EngineOptions(Frozen):
+    """Where and how a checkpoint's models run: what commands and deployments share."""
+
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    """What models compute on; auto takes a GPU where there is one."""
+    precision: Precision = "float32"
+    """Of the language model: float32, bfloat16 or int8."""
+    vocabulary: Vocabulary = "all"
+    """Tokens that captions may use: all, or those of the training captions, which is faster."""
+    encoder: str = ""
+    """Where the image encoder lies now, if it has moved since training."""
+    language_model: str = ""
+    """Where the language model lies now, if it has moved since training."""
+
+    def of_engine(self) -> dict[str, Any]:
+        """As keywords of CaptionEngine.load, without what a subclass adds."""
+        return {name: getattr(self, name) for name in EngineOptions.model_fields}
 
 
 class GivenDecoding(DecodingConfig):
@@ -67,6 +87,7 @@ class CaptionEngine:
         *,
         device: str = "auto",
         precision: Precision = "float32",
+        vocabulary: Vocabulary = "all",
         encoder: str = "",
         language_model: str = "",
     ) -> Self:
@@ -76,20 +97,31 @@ class CaptionEngine:
             path: a run folder (its best by metric), RUN/last, RUN/best-loss, or a checkpoint folder.
             device: "auto", "cuda", "mps" or "cpu".
             precision: of the language model. The encoder keeps the precision it was trained with.
+            vocabulary: "captions" holds captions to the tokens of the training captions: a smaller, faster head.
             encoder: where the image encoder lies now, if it has moved since training.
             language_model: likewise for the frozen language model.
 
         Raises:
             checkpoint.CheckpointError: absent, damaged, or its language model is another one now.
-            ConfigError: another encoder than the one trained with, or a device or precision not to be had.
+            ConfigError: another encoder than the one trained with, or a device, precision or vocabulary
+                that is not to be had.
         """
-        if precision not in get_args(Precision):
-            raise ConfigError(f"unknown precision {precision!r}; known: {', '.join(get_args(Precision))}")
+        for name, value, kind in (
+            ("precision", precision, Precision),
+            ("vocabulary", vocabulary, Vocabulary),
+        ):
+            if value not in get_args(kind):
+                raise ConfigError(f"unknown {name} {value!r}; known: {', '.join(get_args(kind))}")
         device = choose_device(device)
         loaded = checkpoint.load(path, language_model=language_model)
         vision = load_encoder(loaded.manifest.encoder, moved_to=encoder, device=device)
+        if vocabulary == "captions" and not loaded.vocabulary:
+            raise ConfigError(
+                f"{loaded.path} does not tell which tokens its training captions use (raycap wrote it before it "
+                "kept them); leave vocabulary=all"
+            )
         model = loaded.model.to(device)
-        model.prepare_inference(precision)
+        model.prepare_inference(precision, vocabulary=loaded.vocabulary if vocabulary == "captions" else ())
         return cls(model, vision, manifest=loaded.manifest, path=loaded.path)
 
     @overload

@@ -70,6 +70,10 @@ class CaptionTokenizer:
         ids = self.encode(captions, max_tokens=max_tokens + 1)
         return [[*row, self.end_id][: max_tokens + 1] for row in ids]
 
+    def vocabulary(self, captions: list[str], *, max_tokens: int) -> list[int]:
+        """The token ids that captions use, the end token too."""
+        return sorted({token for row in self.targets(captions, max_tokens=max_tokens) for token in row})
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids (without the start token), up to the first end token, stripped."""
         kept = [int(token) for token in ids]

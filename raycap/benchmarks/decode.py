@@ -1,7 +1,7 @@
 """Captions a second of raycap's decoder against its peers and against what the machine allows.
 
 GPT-2 124M with full-width cross-attention over 50 x 768 features, random weights, 20 tokens a caption: what is
-measured is the work, not the captions. What lower precision does to real captions is in `precision_rows`.
+measured is the work, not the captions. What lower precision does to real captions is in precision.py.
 """
 
 from __future__ import annotations
@@ -16,11 +16,8 @@ from torch import Tensor
 
 from raycap.benchmarks.decoders import CUT, TOKENS, Contestant, contestants
 from raycap.benchmarks.featurize import interleaved, median_ratio
-from raycap.benchmarks.precision import precision_rows
 from raycap.benchmarks.synthetic import PATCHES, VISION_DIM, VOCAB
 from raycap.models.kernels import Precision, has_onednn, linear
-
-__all__ = ["decode_rows", "precision_rows"]
 
 SIZES = [(1, 1), (8, 1), (32, 1), (1, 3), (8, 3), (32, 3)]  # batch, beams
 FULL = "generate() float32"

@@ -125,6 +125,7 @@ def train_tokens_per_s(folder: Path, *, device: torch.device, batches: int) -> f
                 encoder=encoder,
                 references={},
                 samples=[],
+                vocabulary=[],
             ),
         )
         steps = [row for row in read_metrics(run) if row["kind"] == "step"]

@@ -21,6 +21,7 @@ WEIGHTS = "model.safetensors"
 TRAINING_TENSORS = "training.safetensors"
 TRAINING_VALUES = "training.json"
 TOKENIZER = "tokenizer"
+VOCABULARY = "vocabulary.json"  # token ids that the training captions use
 
 
 class CheckpointError(ValueError):

@@ -17,6 +17,7 @@ from raycap.checkpoint.manifest import (
     TOKENIZER,
     TRAINING_TENSORS,
     TRAINING_VALUES,
+    VOCABULARY,
     WEIGHTS,
     CheckpointError,
     Manifest,
@@ -33,13 +34,17 @@ from raycap.text import CaptionTokenizer
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint read back: the model on the CPU in eval mode, its weights in place."""
+    """A checkpoint read back: the model on the CPU in eval mode, its weights in place.
+
+    `vocabulary` is empty where the checkpoint does not tell which tokens its training captions use.
+    """
 
     path: str
     manifest: Manifest
     config: FamilyConfig
     model: CaptionModel
     tokenizer: CaptionTokenizer
+    vocabulary: tuple[int, ...]
     training: TrainingState | None
 
 
@@ -62,8 +67,9 @@ def load(path: str, *, language_model: str = "", training: bool = False) -> Load
         tokenizer = CaptionTokenizer.load(str(local / TOKENIZER))
         model = config.build(tokenizer=tokenizer, vision_dim=manifest.encoder.vision_dim)
         _fill(model, local, manifest)
+        vocabulary = _read_vocabulary(local, manifest)
         state = _read_training(local, manifest) if training else None
-    return Loaded(folder, manifest, config, model.eval(), tokenizer, state)
+    return Loaded(folder, manifest, config, model.eval(), tokenizer, vocabulary, state)
 
 
 def restore(folder: str, model: CaptionModel) -> tuple[Manifest, TrainingState | None]:
@@ -111,6 +117,12 @@ def _fill(model: CaptionModel, local: Path, manifest: Manifest) -> None:
             f"the base model {manifest.model.get('language_model', '')} is not the one this checkpoint was "
             "trained on; give the folder of that one as language_model"
         )
+
+
+def _read_vocabulary(local: Path, manifest: Manifest) -> tuple[int, ...]:
+    if VOCABULARY not in manifest.files:
+        return ()
+    return tuple(json.loads((local / VOCABULARY).read_text(encoding="utf-8")))
 
 
 def _read_training(local: Path, manifest: Manifest) -> TrainingState | None:

@@ -8,7 +8,7 @@ import json
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from raycap.checkpoint.manifest import (
     TOKENIZER,
     TRAINING_TENSORS,
     TRAINING_VALUES,
+    VOCABULARY,
     WEIGHTS,
     EncoderInfo,
     digest_of,
@@ -53,13 +54,19 @@ def save(
     metrics: Mapping[str, float],
     step: int,
     epoch: int,
+    vocabulary: Sequence[int] = (),
     training: TrainingState | None = None,
 ) -> str:
-    """Write a checkpoint whole at `folder` (a path or URI), replacing one that is there; returns the path."""
+    """Write a checkpoint whole at `folder` (a path or URI), replacing one that is there; returns the path.
+
+    `vocabulary` are the token ids that the training captions use, which captioning may be held to.
+    """
     folder = storage.absolute(folder)
     aside = _aside(folder)
     tokenizer.save(aside / TOKENIZER)
     _save_tensors(aside / WEIGHTS, model.saved_state())
+    if vocabulary:
+        _dump_json(aside / VOCABULARY, list(vocabulary))
     if training is not None:
         _save_tensors(aside / TRAINING_TENSORS, training.tensors)
         _dump_json(aside / TRAINING_VALUES, training.values)
@@ -133,7 +140,8 @@ def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _dump_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    indent = None if isinstance(value, list) else 2  # a vocabulary is thousands of numbers
+    path.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _file_names(folder: Path) -> list[str]:

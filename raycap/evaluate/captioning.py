@@ -85,12 +85,7 @@ def caption_graph(
             "decoding": decoding.model_dump(mode="json"),
             "batch_size": options.batch_size,
             "threads": engines.cpus,
-            "load": {
-                "device": engines.device,
-                "precision": options.precision,
-                "encoder": options.encoder,
-                "language_model": options.language_model,
-            },
+            "load": {**options.of_engine(), "device": engines.device},
         },
     )
 

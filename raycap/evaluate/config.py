@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from raycap.config import DataConfig, Frozen
 from raycap.decoding import DecodingConfig
-from raycap.engine import Precision
+from raycap.engine import EngineOptions
 
 
-class EvaluateOptions(Frozen):
+class EvaluateOptions(EngineOptions):
     """Which images, where the report goes, and what the engines run on."""
 
     split: str = "val"
@@ -20,20 +18,12 @@ class EvaluateOptions(Frozen):
     """Folder for report.json and captions.jsonl; by default one below the run."""
     batch_size: int = Field(default=16, ge=1)
     """Images that go through a model together."""
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    """What engines compute on; auto takes GPUs where the cluster has them now, else this machine's own."""
-    precision: Precision = "float32"
-    """Of the language model: float32, bfloat16 or int8."""
     num_engines: int = Field(default=1, ge=1)
     """Engines side by side, each an actor with the models loaded."""
     gpus_per_engine: float = Field(default=1.0, gt=0)
     """GPUs, or a part of one, that an engine on CUDA reserves."""
     cpus_per_engine: int = Field(default=0, ge=0)
     """CPUs an engine reserves and computes with; 0: one on a GPU, else this machine's cores shared out."""
-    encoder: str = ""
-    """Where the image encoder lies now, if it has moved since training."""
-    language_model: str = ""
-    """Where the language model lies now, if it has moved since training."""
     bootstrap: int = Field(default=1000, ge=0)
     """Resamplings of the images for the 95 % intervals; 0 leaves the intervals out."""
     seed: int = Field(default=0, ge=0)

@@ -97,6 +97,7 @@ def describe(
         "split": config.evaluate.split,
         "decoding": decoding.model_dump(mode="json"),
         "precision": config.evaluate.precision,
+        "vocabulary": config.evaluate.vocabulary,
         "device": device,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": checkpoint.versions(),
@@ -107,7 +108,7 @@ def describe(
 
 def default_output(folder: str, report: Mapping[str, Any]) -> str:
     """RUN/evaluate/val-3f2a91c0: beside the checkpoints, one folder for each way to evaluate."""
-    keys = ("checkpoint", "data", "split", "decoding", "precision")
+    keys = ("checkpoint", "data", "split", "decoding", "precision", "vocabulary")
     content = json.dumps({key: report[key] for key in keys}, sort_keys=True)
     name = f"{report['split']}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
     parent = folder.rpartition("/")[0]

@@ -7,12 +7,12 @@ checkpoint and the engine know only what is here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from raycap.config import Frozen
+from raycap.config import ConfigError, Frozen
 from raycap.decoding import DecodingConfig
 from raycap.schema import Caption, CaptionBatch, StepOutput
 from raycap.text import CaptionTokenizer
@@ -60,8 +60,19 @@ class CaptionModel(nn.Module, ABC):
         Called once; what trains stays in float32 either way.
         """
 
-    def prepare_inference(self, precision: str) -> None:
-        """Ready the model for captioning in 'float32', 'bfloat16' or 'int8'; it does not train afterwards."""
+    def prepare_inference(self, precision: str, *, vocabulary: Sequence[int] = ()) -> None:
+        """Ready the model for captioning in 'float32', 'bfloat16' or 'int8'; it does not train afterwards.
+
+        Captions use only tokens of `vocabulary` where there is one: a smaller head is a faster one.
+
+        Raises:
+            ConfigError: a precision or a cut that this family or machine does not have.
+        """
+        if precision != "float32" or vocabulary:
+            raise ConfigError(
+                f"{type(self).__name__} captions in float32 with its whole vocabulary; leave precision and "
+                "vocabulary as they are"
+            )
 
     def saved_state(self) -> dict[str, Tensor]:
         """What a checkpoint holds: trained parameters. Frozen base weights are found by name again."""

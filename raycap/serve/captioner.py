@@ -112,13 +112,7 @@ class CaptionerReplica:
 
     def __init__(self, config: dict[str, Any], checkpoint: str) -> None:
         settings = ServeConfig.model_validate(config)
-        engine = CaptionEngine.load(
-            checkpoint,
-            device=settings.device,
-            precision=settings.precision,
-            encoder=settings.encoder,
-            language_model=settings.language_model,
-        )
+        engine = CaptionEngine.load(checkpoint, **settings.of_engine())
         self.captioner = Captioner(engine, max_pixels=settings.max_pixels)
         self.infer.set_max_batch_size(settings.max_batch_size)
         self.infer.set_batch_wait_timeout_s(settings.batch_wait_s)

@@ -10,25 +10,16 @@ import os
 from pydantic import Field
 
 from raycap import storage
-from raycap.config import Frozen
-from raycap.engine import Precision
+from raycap.engine import EngineOptions
 
 CHECKPOINT_VARIABLE = "RAYCAP_CHECKPOINT"
 
 
-class ServeConfig(Frozen):
+class ServeConfig(EngineOptions):
     """The `args` of the application in serve_config.yaml."""
 
     checkpoint: str = "quickstart/run"
     """Run folder, RUN/best-metric, RUN/last, or a checkpoint folder; RAYCAP_CHECKPOINT comes before it."""
-    device: str = "auto"
-    """auto, cuda, mps or cpu."""
-    precision: Precision = "float32"
-    """Of the language model: float32, bfloat16 or int8."""
-    encoder: str = ""
-    """Where the image encoder lies on the serving machines, if not where it was trained with."""
-    language_model: str = ""
-    """Likewise for the frozen language model."""
     max_batch_size: int = Field(default=8, ge=1)
     """Most images that go through the model together."""
     batch_wait_s: float = Field(default=0.01, ge=0)

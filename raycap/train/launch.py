@@ -118,6 +118,7 @@ def fit(
         num_images=rows.num_images,
         references=rows.references,
         samples=rows.samples,
+        vocabulary=rows.vocabulary,
         board=board,
     )
     storage.write_json(storage.join(run, ATTEMPT), {"attempt": job.attempt})

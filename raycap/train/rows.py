@@ -46,6 +46,8 @@ class Rows:
     encoder: EncoderInfo
     references: Mapping[int, Sequence[str]]
     samples: Sequence[Sample]
+    vocabulary: Sequence[int]
+    """The token ids that the training captions use."""
 
 
 def load_rows(config: TrainConfig) -> Rows:
@@ -87,7 +89,15 @@ def load_rows(config: TrainConfig) -> Rows:
         encoder=encoder,
         references={key: list(reference.captions) for key, reference in references.items()},
         samples=choose_samples(config, references),
+        vocabulary=caption_vocabulary(config),
     )
+
+
+def caption_vocabulary(config: TrainConfig) -> list[int]:
+    """The token ids that the training captions use."""
+    found = read_references(config.data.path, "train", limit=config.data.limit)
+    captions = [caption for reference in found.values() for caption in reference.captions]
+    return config.model.load_tokenizer().vocabulary(captions, max_tokens=config.train.max_tokens)
 
 
 def training_dataset(config: TrainConfig) -> ray.data.Dataset:

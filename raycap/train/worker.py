@@ -51,6 +51,7 @@ class Job:
     num_images: int
     references: Mapping[int, Sequence[str]]  # what people wrote of the validation images, by image key
     samples: Sequence[Sample]
+    vocabulary: Sequence[int]
     board: Board | None
 
     def settings(self) -> dict[str, Any]:
@@ -120,6 +121,7 @@ class Worker:
                 metrics=metrics,
                 step=self.progress.step,
                 epoch=self.progress.epoch,
+                vocabulary=self.job.vocabulary,
                 training=state,
             )
 

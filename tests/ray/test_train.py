@@ -12,7 +12,7 @@ import torch
 from prepared import write_prepared
 
 from raycap import checkpoint, metrics
-from raycap.schema import CaptionBatch
+from raycap.schema import IGNORE_INDEX, CaptionBatch
 from raycap.train import TrainConfig, resume, train
 from raycap.train.record import read_metrics
 
@@ -113,6 +113,8 @@ def test_validation_is_that_of_the_checkpoint(finished: Finished) -> None:
     """The averaged weights are in the checkpoint, and gave the loss and the captions of every image."""
     loaded = checkpoint.load(f"{finished.run}/last")
     assert (loaded.manifest.step, loaded.manifest.epoch) == (EPOCHS, EPOCHS)
+    labels = all_images(finished.config, "train")["labels"]
+    assert loaded.vocabulary == tuple(labels[labels != IGNORE_INDEX].unique().tolist())
     batch = all_images(finished.config, "val")
     with torch.no_grad():
         output = loaded.model(batch)

@@ -18,6 +18,8 @@ STATE = TrainingState(
     {"moments.bias": torch.arange(4.0), "seen": torch.tensor([7, -9_000_000_000])}, {"step": 12, "scale": 0.1}
 )
 
+VOCABULARY = [0, 3, 5]
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> ToyConfig:
@@ -37,6 +39,7 @@ def save(
         metrics={"val_loss": 2.5},
         step=12,
         epoch=1,
+        vocabulary=VOCABULARY,
         training=training,
     )
 
@@ -78,6 +81,7 @@ def test_everything_comes_back(tmp_path: Path, base: ToyConfig) -> None:
         1,
         {"val_loss": 2.5},
     )
+    assert loaded.vocabulary == tuple(VOCABULARY)
     assert loaded.tokenizer.encode(["A red dog."], max_tokens=9) == base.load_tokenizer().encode(
         ["A red dog."], max_tokens=9
     )

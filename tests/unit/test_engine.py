@@ -1,6 +1,7 @@
 """The engine: every form of image, featurizing's own features, batches equal to single images, refusals."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Trained:
     base: Path
 
 
-def train_toy(folder: Path) -> Trained:
+def train_toy(folder: Path, *, vocabulary: Sequence[int] = ()) -> Trained:
     config = make_base(folder / "base")
     encoder = VisionEncoder(EncoderConfig(name=str(make_encoder(folder / "encoder"))), device="cpu")
     saved = checkpoint.save(
@@ -48,6 +49,7 @@ def train_toy(folder: Path) -> Trained:
         metrics={},
         step=1,
         epoch=0,
+        vocabulary=vocabulary,
     )
     return Trained(saved, encoder, folder / "base")
 
@@ -200,3 +202,13 @@ def test_unknown_precision_and_absent_device(trained: Trained) -> None:
         CaptionEngine.load(trained.path, precision="fp8")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="unknown device 'tpu'"):
         CaptionEngine.load(trained.path, device="tpu")
+
+
+def test_a_vocabulary_that_cannot_be_cut(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown vocabulary 'few'; known: all, captions"):
+        CaptionEngine.load(trained.path, vocabulary="few")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="does not tell which tokens its training captions use"):
+        CaptionEngine.load(trained.path, device="cpu", vocabulary="captions")
+    knowing = train_toy(tmp_path, vocabulary=[0, 1, 2])
+    with pytest.raises(ConfigError, match="captions in float32 with its whole vocabulary"):
+        CaptionEngine.load(knowing.path, device="cpu", vocabulary="captions")

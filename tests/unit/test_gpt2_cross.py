@@ -339,6 +339,22 @@ def test_training_in_bfloat16_holds_the_frozen_matrices_so(tiny_language_model: 
     check_caption_is_teacher_forcing(model.eval(), rel=0.02)
 
 
+def test_captions_held_to_a_vocabulary(tiny_language_model: str) -> None:
+    """They use its tokens alone, and are what the whole vocabulary says where that stays within it."""
+    model = randomise(build(tiny_language_model))
+    features = torch.randn(4, 5, VISION_DIM, generator=torch.Generator().manual_seed(1))
+    decoding = DecodingConfig(beams=3, max_tokens=8)
+    whole = model.caption(features, decoding)
+    used = model.tokenizer.vocabulary([found[0].text for found in whole], max_tokens=30)
+    model.prepare_inference("float32", vocabulary=range(model.tokenizer.vocab_size))
+    assert model.caption(features, decoding) == whole
+    few = sorted({*used[:12], model.tokenizer.end_id})
+    model.prepare_inference("float32", vocabulary=few)
+    held = model._ready_decoder().caption(features, decoding)
+    assert {token for (found,) in held for token in found.token_ids} <= set(few)
+    assert model.caption(features, decoding) != whole
+
+
 def check_caption_is_teacher_forcing(model: Gpt2Cross, *, rel: float) -> None:
     """The decoder's copy of the weights is the model's, whatever these are held in."""
     features = torch.randn(2, 5, VISION_DIM, generator=torch.Generator().manual_seed(3))

@@ -8,7 +8,7 @@ of operations is that of transformers' GPT-2 with `add_cross_attention` (see exp
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,7 +72,7 @@ class Gpt2Cross(CaptionModel):
         )
         self._autocast: torch.dtype | None = None
         self._decoder: Decoder | None = None
-        self._inference_precision = "float32"
+        self._inference: dict[str, Any] = {}  # settings of the decoder
 
     def forward(self, batch: CaptionBatch) -> StepOutput:
         """Cross-entropy over the real tokens, with label smoothing while training."""
@@ -146,7 +146,7 @@ class Gpt2Cross(CaptionModel):
         from raycap.models.gpt2_cross.decoder import Decoder
 
         if self._decoder is None:
-            self._decoder = Decoder.from_model(self, precision=self._inference_precision)
+            self._decoder = Decoder.from_model(self, **self._inference)
         return self._decoder
 
     def train(self, mode: bool = True) -> Gpt2Cross:
@@ -174,10 +174,11 @@ class Gpt2Cross(CaptionModel):
             if hasattr(module, "cast_input_dtype_enabled"):  # PEFT: to float32, and autocast casts it back
                 module.cast_input_dtype_enabled = False
 
-    def prepare_inference(self, precision: str) -> None:
+    def prepare_inference(self, precision: str, *, vocabulary: Sequence[int] = ()) -> None:
         """See CaptionModel.prepare_inference."""
         self.eval()
-        self._inference_precision, self._decoder = precision, None
+        self._inference = {"precision": precision, "vocabulary": vocabulary or None}
+        self._decoder = None
         self._ready_decoder()
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
