@@ -1,22 +1,14 @@
-"""A run folder and prepared rows in seconds, without training: for tests of what comes after training."""
+"""A run folder in seconds, without training: for tests of what comes after training."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from fakes import captions_of, make_encoder, make_language_model
-from PIL import Image
+from fakes import make_encoder, make_language_model
 
-from raycap import storage
 from raycap.checkpoint import EncoderInfo, RunCheckpoints
-from raycap.data.manifest import DataManifest
 from raycap.decoding import DecodingConfig
 from raycap.models.gpt2_cross import Gpt2CrossConfig
-from raycap.schema import IMAGE_SCHEMA
 from raycap.vision import EncoderConfig, VisionEncoder
 
 
@@ -48,40 +40,3 @@ def make_run(folder: Path) -> Path:
         epoch=0,
     )
     return folder / "run"
-
-
-def make_picture(seed: int) -> bytes:
-    """A JPEG of random blocks."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(blocks).resize((60, 50), Image.Resampling.NEAREST).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
-
-
-def make_rows(folder: Path, **counts: int) -> Path:
-    """Prepared rows: a number of images by split, three captions each."""
-    captions = captions_of(sum(counts.values()))
-    start = 0
-    for split, count in counts.items():
-        rows = range(start, start + count)
-        table = pa.table(
-            {
-                "image_id": [f"{split}-{index}" for index in rows],
-                "split": [split] * count,
-                "image": [make_picture(index) for index in rows],
-                "captions": [captions[index] for index in rows],
-            },
-            schema=IMAGE_SCHEMA,
-        )
-        (folder / split).mkdir(parents=True)
-        pq.write_table(table, folder / split / "part-00000.parquet", row_group_size=8)
-        start += count
-    manifest = DataManifest(
-        raycap="test",
-        source={"kind": "test"},
-        fingerprint=f"rows-{counts}",
-        counts=counts,
-        captions={split: 3 * count for split, count in counts.items()},
-    )
-    storage.write_json(str(folder / "manifest.json"), manifest.model_dump(mode="json"))
-    return folder

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from small_run import make_picture, make_rows, make_run
+from prepared import make_picture, write_prepared
+from small_run import make_run
 
 from raycap import checkpoint, metrics
 from raycap.checkpoint import CheckpointError
@@ -21,7 +22,7 @@ NUM_VAL, LIMIT = 12, 11
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate")
     make_run(folder)
-    make_rows(folder / "data", val=NUM_VAL, test=0)
+    write_prepared(folder / "data", val=NUM_VAL)
     return folder
 
 
@@ -44,7 +45,7 @@ def test_a_report_says_what_the_engine_says(
 
     engine = CaptionEngine.load(str(folder / "run"), device="cpu")
     expected = [engine.caption(make_picture(index), max_tokens=6) for index in range(LIMIT)]
-    assert [line["image_id"] for line in lines] == [f"val-{index}" for index in range(LIMIT)]
+    assert [line["image_id"] for line in lines] == [f"val-{index:03}" for index in range(LIMIT)]
     assert [line["caption"] for line in lines] == [caption.text for caption in expected]
     assert [line["score"] for line in lines] == pytest.approx([c.score for c in expected], abs=1e-4)
     assert len({line["caption"] for line in lines}) > 1
@@ -62,7 +63,7 @@ def test_a_report_says_what_the_engine_says(
     )
     assert report["data"] == {
         "path": str(folder / "data"),
-        "fingerprint": f"rows-{{'val': {NUM_VAL}, 'test': 0}}",
+        "fingerprint": str(folder / "data"),
         "limit": LIMIT,
     }
     assert report["decoding"] == engine.decoding(max_tokens=6).model_dump()  # the rest is the checkpoint's

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fakes import make_encoder, make_language_model
-from small_run import make_rows
+from prepared import write_prepared
 
 from raycap import checkpoint
 
@@ -30,7 +30,7 @@ def test_a_submitted_job_trains(ray_session: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     preset = tmp_path / "tiny.yaml"
     document = {
-        "data": {"path": str(make_rows(tmp_path / "data", train=12, val=4))},
+        "data": {"path": str(write_prepared(tmp_path / "data", train=12, val=4))},
         "encoder": {"name": str(make_encoder(tmp_path / "encoder"))},
         "featurize": {"output": str(tmp_path / "features")},
         "model": {

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import make_tokenizer
-from prepared import write_prepared
+from prepared import tiny_run
 
 import raycap
 from raycap import checkpoint
@@ -21,29 +20,8 @@ IMAGES = 24
 
 @pytest.fixture
 def document(tmp_path: Path, tiny_encoder: str) -> dict[str, Any]:
-    data = write_prepared(tmp_path / "data", train=IMAGES, val=5)
-    (tmp_path / "log").mkdir()
-    return {
-        "data": {"path": str(data)},
-        "encoder": {"name": tiny_encoder},
-        "featurize": {"output": str(tmp_path / "features")},
-        "model": {
-            "family": "tiny",
-            "tokenizer": str(make_tokenizer(tmp_path / "tokenizer")),
-            "log": str(tmp_path / "log"),
-        },
-        "optim": {"lr": 0.05, "accumulate": 2},
-        "train": {
-            "run": str(tmp_path / "run"),
-            "epochs": 2,
-            "batch_size": 3,
-            "num_workers": 2,
-            "device": "cpu",
-            "shuffle_images": 8,
-            "bucket_batches": 2,
-            "checkpoint_every_steps": 1,
-        },
-    }
+    settings = tiny_run(tmp_path, tiny_encoder, train=IMAGES, val=5, batch_size=3, shuffle_images=8)
+    return {**settings, "optim": {"lr": 0.05, "accumulate": 2}}
 
 
 def keys_by_rank(log: Path) -> list[list[int]]:

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 from ports import free_port
-from small_run import make_picture, make_run
+from prepared import make_picture
+from small_run import make_run
 
 from raycap.engine import CaptionEngine
 

@@ -14,7 +14,8 @@ import httpx
 import pytest
 import yaml
 from ports import free_port
-from small_run import make_picture, make_run
+from prepared import make_picture
+from small_run import make_run
 
 from raycap.engine import CaptionEngine
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fakes import make_tokenizer
-from prepared import write_prepared
+from prepared import tiny_run
 
 from raycap import checkpoint
 from raycap.checkpoint import RunCheckpoints, TrainingState, read_manifest, read_training
@@ -36,28 +35,8 @@ train(TrainConfig.model_validate(yaml.safe_load(open(sys.argv[2]))))
 @pytest.fixture
 def document(tmp_path: Path, tiny_encoder: str) -> dict[str, Any]:
     """Six steps an epoch, a checkpoint after each, two images a worker and step."""
-    data = write_prepared(tmp_path / "data", train=IMAGES, val=4)
-    (tmp_path / "log").mkdir()
-    return {
-        "data": {"path": str(data)},
-        "encoder": {"name": tiny_encoder},
-        "featurize": {"output": str(tmp_path / "features")},
-        "model": {
-            "family": "tiny",
-            "tokenizer": str(make_tokenizer(tmp_path / "tokenizer")),
-            "log": str(tmp_path / "log"),
-        },
-        "optim": {"ema_decay": 0.5},
-        "train": {
-            "run": str(tmp_path / "run"),
-            "epochs": EPOCHS,
-            "batch_size": IMAGES_A_STEP // 2,
-            "num_workers": 2,
-            "device": "cpu",
-            "bucket_batches": 2,
-            "checkpoint_every_steps": 1,
-        },
-    }
+    settings = tiny_run(tmp_path, tiny_encoder, train=IMAGES, val=4, batch_size=IMAGES_A_STEP // 2)
+    return {**settings, "optim": {"ema_decay": 0.5}}
 
 
 def batches_by_process(log: Path) -> dict[int, list[list[int]]]:
