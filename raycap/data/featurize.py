@@ -49,6 +49,8 @@ class FeaturizeOptions(Frozen):
 
     output: str = "features"
     """Folder (or URI) under which feature folders lie, one for each data, encoder and limit."""
+    mirror: bool = False
+    """Keep features of each training photo's mirror image too; an epoch then takes one of the two."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """What encoders compute on; auto takes GPUs that the cluster has or may start, else this machine's own."""
     batch_size: int = Field(default=32, ge=1)
@@ -121,6 +123,8 @@ def features_folder(config: FeaturizeConfig, *, fingerprint: str = "") -> str:
         "encoder": fingerprint or encoder_fingerprint(config.encoder),
         "limit": config.data.limit,
     }
+    if config.featurize.mirror:
+        parts["mirror"] = True
     if config.data.limit:
         parts["files"] = (
             data.files
@@ -311,6 +315,7 @@ def feature_graph(
                 "fingerprint": fingerprint,
                 "device": encoders.device,
                 "batch_size": config.featurize.batch_size,
+                "mirror": config.featurize.mirror,
                 "threads": encoders.cpus,
             },
         )

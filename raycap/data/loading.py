@@ -28,7 +28,7 @@ from raycap.data.featurize import (
     features_folder,
 )
 from raycap.data.manifest import read_data_manifest, read_feature_manifest
-from raycap.data.stages import ROWS_PER_GROUP
+from raycap.data.stages import MIRRORED, ROWS_PER_GROUP
 from raycap.schema import CaptionBatch, image_key
 from raycap.text import CaptionTokenizer, pack
 from raycap.vision import EncoderConfig, Preprocessor, encoder_fingerprint
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 Cache = Literal["object_store", "disk", "none"]
 ROWS_PER_READ = 128  # of prepared rows
 FEATURE_COLUMNS = ("image_id", "split", "features", "captions")
+KEY_BITS = 63  # of an image key that choose between a photo and its mirror image, one an epoch
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def training_rows(
     cache: Cache,
     shuffle_seed: int | None = None,
 ) -> Dataset:
-    """Rows of features and captions (FeatureRow) in small blocks.
+    """Rows of features and captions (FeatureRow) in small blocks, mirrored features beside them where there are.
 
     Args:
         split: to read.
@@ -118,7 +119,7 @@ def training_rows(
             feature_chunks(config, split),
             read_rows,
             shuffle_seed=shuffle_seed if cache == "disk" else None,
-            columns=list(FEATURE_COLUMNS),
+            columns=[*FEATURE_COLUMNS, *([MIRRORED] if featurize.mirror and split == "train" else [])],
         )
         if cache == "disk":
             return rows
@@ -201,11 +202,20 @@ def required_resources(featurize: FeaturizeOptions, cache: Cache) -> dict[str, f
 
 
 class CaptionCollate(NumpyBatchCollateFn):  # type: ignore[misc]
-    """Rows of features and captions -> schema.CaptionBatch, tensors only, in ordinary memory."""
+    """Rows of features and captions -> schema.CaptionBatch, tensors only, in ordinary memory.
 
-    def __init__(self, tokenizer: CaptionTokenizer, *, max_tokens: int) -> None:
+    Where rows have mirrored features, a bit of the image's key says for each epoch which of the two it takes: half
+    of the images each, others in every epoch, and the same ones after a resume.
+    """
+
+    def __init__(self, tokenizer: CaptionTokenizer, *, max_tokens: int, epoch: int = 0) -> None:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
+        self.epoch = epoch
+
+    def at(self, epoch: int) -> CaptionCollate:
+        """The same for another epoch."""
+        return CaptionCollate(self.tokenizer, max_tokens=self.max_tokens, epoch=epoch)
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> CaptionBatch:
         """Tokenize and pack; tokens beyond max_tokens of a caption are cut."""
@@ -217,12 +227,16 @@ class CaptionCollate(NumpyBatchCollateFn):  # type: ignore[misc]
             start_id=self.tokenizer.start_id,
             end_id=self.tokenizer.end_id,
         )
+        keys = image_keys(list(batch["image_id"]))  # (batch,)
         features = batch["features"]
+        if MIRRORED in batch:
+            mirrored = (keys >> self.epoch % KEY_BITS & 1).astype(bool)
+            features = np.where(mirrored[:, None, None], batch[MIRRORED], features)
         if not features.flags.writeable:  # a block of Ray's store, which torch cannot share
             features = features.copy()
         tensors = {name: torch.from_numpy(array) for name, array in packed.items()}
         tensors["features"] = torch.from_numpy(features)  # (batch, patches, vision_dim)
-        tensors["image_key"] = torch.from_numpy(image_keys(list(batch["image_id"])))  # (batch,)
+        tensors["image_key"] = torch.from_numpy(keys)
         return cast(CaptionBatch, tensors)
 
 

@@ -22,12 +22,14 @@ from raycap.vision import BadImageError, EncoderConfig, Preprocessor, VisionEnco
 
 ROWS_PER_GROUP = 64  # of a feature file: what training reads as one block
 PLAIN = ("image_id", "split", "captions")
+MIRRORED = "mirrored"  # features of the mirror image, beside `features`; training rows only
 # By leaf. Half-precision noise does not compress, and nobody asks for its statistics.
 COMPRESSION = {
     "image_id": "zstd",
     "split": "zstd",
     "captions.list.element": "zstd",
     "features.list.item": "none",
+    f"{MIRRORED}.list.item": "none",
 }
 
 
@@ -72,10 +74,17 @@ class EncodeChunk:
     """An encoder on its device, in an actor of its own."""
 
     def __init__(
-        self, *, encoder: dict[str, Any], fingerprint: str, device: str, batch_size: int, threads: int
+        self,
+        *,
+        encoder: dict[str, Any],
+        fingerprint: str,
+        device: str,
+        batch_size: int,
+        mirror: bool,
+        threads: int,
     ) -> None:
         torch.set_num_threads(threads)
-        self.batch_size = batch_size
+        self.batch_size, self.mirror = batch_size, mirror
         self.encoder = VisionEncoder(EncoderConfig.model_validate(encoder), device=device)
         if self.encoder.fingerprint != fingerprint:
             raise ValueError(
@@ -84,14 +93,20 @@ class EncodeChunk:
             )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Replace `pixels` by `features` (rows, patches, vision_dim) float16."""
+        """Replace `pixels` by `features`, and perhaps `mirrored`: (rows, patches, vision_dim) float16."""
         pixels = tensor_column(batch, "pixels")  # (rows, 3, height, width)
+        rows = batch.drop_columns(["pixels"]).add_column(2, "features", self.encode(pixels))
+        if self.mirror and batch["split"][0].as_py() == "train":
+            rows = rows.add_column(3, MIRRORED, self.encode(pixels[..., ::-1]))
+        return rows
+
+    def encode(self, pixels: np.ndarray[Any, Any]) -> ArrowTensorArray:
+        """Features of pixels (rows, 3, height, width), some at a time."""
         features = np.empty((len(pixels), self.encoder.patches, self.encoder.vision_dim), dtype=np.float16)
         for begin in range(0, len(pixels), self.batch_size):
             part = slice(begin, begin + self.batch_size)
-            features[part] = self.encoder.encode(pixels[part]).cpu().numpy()
-        column = ArrowTensorArray.from_numpy(features)
-        return batch.drop_columns(["pixels"]).add_column(2, "features", column)
+            features[part] = self.encoder.encode(np.ascontiguousarray(pixels[part])).cpu().numpy()
+        return ArrowTensorArray.from_numpy(features)
 
 
 def write_chunk(batch: pa.Table) -> pa.Table:

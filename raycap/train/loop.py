@@ -82,7 +82,7 @@ def epoch_batches(worker: Worker) -> Iterator[CaptionBatch]:
     name = REMAINING if len(worker.progress.seen) else TRAIN
     return training_batches(
         ray.train.get_dataset_shard(name),
-        worker.collate,
+        worker.collate.at(worker.progress.epoch),
         worker.job.config.train,
         epoch=worker.progress.epoch,
         rank=rank(),

@@ -18,6 +18,7 @@ from raycap.data import featurize as stage
 from raycap.data.chunks import list_chunks, read_chunk
 from raycap.data.featurize import FeaturizeConfig, FeaturizeOptions, encoder_facts, featurize
 from raycap.data.manifest import read_feature_manifest
+from raycap.data.stages import tensor_column
 from raycap.schema import IMAGE_SCHEMA
 from raycap.vision import EncoderConfig, VisionEncoder, decode_image
 
@@ -87,6 +88,27 @@ def test_features_are_made_once_and_are_the_encoders_own(
 
     monkeypatch.setattr(stage, "run_graph", None)  # the same request must not get this far
     assert featurize(config) == folder
+
+
+def test_mirror_images_of_the_training_photos(ray_session: None, tiny_encoder: str, tmp_path: Path) -> None:
+    rows = write_prepared(tmp_path / "rows", train=10, val=2)
+    plain = config_of(rows, tiny_encoder, tmp_path / "features")
+    options = plain.featurize.model_copy(update={"mirror": True})
+    config = plain.model_copy(update={"featurize": options})
+    assert stage.features_folder(plain) != stage.features_folder(config)
+    folder = Path(featurize(config))
+
+    encoder = VisionEncoder(config.encoder, device="cpu")
+    (chunk,) = list_chunks(str(folder / "train"), max_rows=99)[:1]
+    made = read_chunk(chunk)
+    photos = read_chunk(list_chunks(f"{rows}/train", max_rows=99)[0])
+    for index in (0, len(made) - 1):
+        pixels = encoder.preprocess(decode_image(photos["image"][index].as_py()))
+        for column, seen in (("features", pixels), ("mirrored", pixels[:, :, ::-1].copy())):
+            expected = encoder.encode(seen[None])[0].numpy()
+            found = tensor_column(made, column)[index]
+            assert np.allclose(found.astype(np.float32), expected, atol=4e-3), column
+    assert "mirrored" not in read_chunk(list_chunks(str(folder / "val"), max_rows=9)[0]).column_names
 
 
 def test_an_interrupted_run_goes_on_from_its_files(

@@ -120,6 +120,25 @@ def test_collate_cuts_long_captions(tiny_language_model: str) -> None:
     assert tokenizer.end_id not in batch["labels"][0].tolist()
 
 
+def test_collate_takes_a_photo_or_its_mirror_image(tiny_language_model: str) -> None:
+    """Half of each in an epoch, others in the next, the same ones whatever the batch."""
+    collate = CaptionCollate(CaptionTokenizer.load(tiny_language_model), max_tokens=6)
+    captions = np.empty(200, dtype=object)
+    captions[:] = [np.array(["A dog."], dtype=object)] * 200
+    rows = {
+        "image_id": np.array([str(number) for number in range(200)]),
+        "features": np.zeros((200, 2, 3), np.float16),
+        "mirrored": np.ones((200, 2, 3), np.float16),
+        "captions": captions,
+    }
+    epochs = [collate.at(epoch)(rows)["features"][:, 0, 0].tolist() for epoch in range(3)]
+    assert [sum(epoch) for epoch in epochs] == pytest.approx([100] * 3, abs=20)
+    same = [sum(a == b for a, b in zip(epochs[0], other, strict=True)) for other in epochs[1:]]
+    assert same == pytest.approx([100] * 2, abs=20)
+    part = {name: values[50:60] for name, values in rows.items()}
+    assert collate.at(2)(part)["features"][:, 0, 0].tolist() == epochs[2][50:60]
+
+
 def config_of(path: Path, encoder: str, *, limit: int = 0, **settings: object) -> FeaturizeConfig:
     return FeaturizeConfig(
         data=DataConfig(path=str(path), limit=limit),
