@@ -173,7 +173,9 @@ class VisionEncoder:
         self.preprocess = Preprocessor.load(folder)
         self.fingerprint = _fingerprint(config, folder, self.preprocess)
         self.dtype: torch.dtype = getattr(torch, config.dtype)
-        self.model = _load_tower(folder, self.dtype).to(self.device)
+        # Convolutions are about twice as fast in this layout, on CPUs and GPUs; to transformers it means nothing.
+        layout = torch.channels_last
+        self.model = _load_tower(folder, self.dtype).to(self.device, memory_format=layout)
         self._scale = torch.tensor(self.preprocess.scale, device=self.device)[:, None, None]  # (3, 1, 1)
         self._shift = torch.tensor(self.preprocess.shift, device=self.device)[:, None, None]
         probe = self.encode(np.zeros((1, 3, *self.preprocess.output_size), dtype=np.uint8))
@@ -186,7 +188,8 @@ class VisionEncoder:
             pixels = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
         normalised = pixels.to(self.device, non_blocking=True).float().mul_(self._scale).add_(self._shift)
         deep = self.config.layer != -1
-        outputs = self.model(pixel_values=normalised.to(self.dtype), output_hidden_states=deep)
+        normalised = normalised.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        outputs = self.model(pixel_values=normalised, output_hidden_states=deep)
         states: Tensor = self._hidden_state(outputs) if deep else outputs.last_hidden_state
         if states.ndim == 4:  # convolutional: (batch, channels, height, width)
             states = states.flatten(2).transpose(1, 2)  # (batch, height * width, channels)
