@@ -7,6 +7,7 @@ second. Knows nothing of captions.
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import itertools
@@ -14,7 +15,8 @@ import logging
 import os
 import zipfile
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,18 +56,44 @@ def load(sources: Sources) -> WordLists:
         MeteorUnavailableError: the files are not METEOR's.
     """
     kept = cache_folder() / f"meteor-{_FORMAT}-{sources.digest()}.npz"
-    if kept.is_file():
+    with _alone(kept.parent):
+        lists = _kept(kept)
+        if lists is not None:
+            return lists
+        _log.info("reading METEOR's word lists, once: about a quarter of a minute")
+        lists = parse(sources)
         try:
-            return _unpack(kept)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            _log.warning("%s cannot be read (%s) and is written anew", kept, error)
-    _log.info("reading METEOR's word lists, once: about a quarter of a minute")
-    lists = parse(sources)
-    try:
-        storage.write_bytes(str(kept), _pack(lists))
-    except OSError as error:
-        _log.warning("METEOR's word lists cannot be kept in %s (%s): every run will parse them", kept.parent, error)
+            storage.write_bytes(str(kept), _pack(lists))
+        except OSError as error:
+            _log.warning(
+                "METEOR's word lists cannot be kept in %s (%s): every run parses them", kept.parent, error
+            )
     return lists
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time parse, so that workers that start together read what the first has kept."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "meteor.lock").open("w")
+    except OSError:  # nothing can be kept there, so there is nothing to wait for
+        yield
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _kept(path: Path) -> WordLists | None:
+    """What an earlier run has kept, if it can be read."""
+    if not path.is_file():
+        return None
+    try:
+        return _unpack(path)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        _log.warning("%s cannot be read (%s) and is written anew", path, error)
+        return None
 
 
 def cache_folder() -> Path:
@@ -105,11 +133,12 @@ def parse(sources: Sources) -> WordLists:
     inflected, bases = _exceptions(_lines(lists["exceptions"]))
     prefixes, number_prefixes = _prefixes(_lines(lists["prefixes"]))
     try:
-        with gzip.open(sources.paraphrases) as stream:
+        with gzip.open(sources.paraphrases) as packed, io.BufferedReader(packed, 1 << 20) as stream:
             numbers, sides = _table(stream)
     except (gzip.BadGzipFile, EOFError) as error:
         raise MeteorUnavailableError(f"{sources.paraphrases} is not METEOR's paraphrases: {error}") from None
     words, edges, node_of = _trie(numbers)
+    del numbers  # a third of a gigabyte
     starts, paraphrases = _paraphrases(node_of[sides], len(edges))
     return WordLists(
         function_words=lists["function words"].decode(),
@@ -141,7 +170,9 @@ def _synsets(lines: list[str]) -> tuple[str, npt.NDArray[np.int32], npt.NDArray[
 
 def _exceptions(lines: list[str]) -> tuple[str, str]:
     """Irregular forms and the base of each, from lines that alternate between a base and its forms."""
-    pairs = [(form, base) for base, forms in zip(lines[::2], lines[1::2], strict=False) for form in forms.split()]
+    pairs = [
+        (form, base) for base, forms in zip(lines[::2], lines[1::2], strict=False) for form in forms.split()
+    ]
     return "\n".join(form for form, _ in pairs), "\n".join(base for _, base in pairs)
 
 
@@ -154,7 +185,7 @@ def _prefixes(lines: list[str]) -> tuple[str, str]:
     return "\n".join(always), "\n".join(word for word, numbers_only in kinds.items() if numbers_only)
 
 
-def _table(stream: Iterable[bytes]) -> tuple[dict[bytes, int], Ints]:
+def _table(stream: Iterable[bytes]) -> tuple[dict[bytes, int], npt.NDArray[np.int32]]:
     """Numbers of all phrases, and the phrase and paraphrase of each entry, (entries, 2).
 
     An entry is three lines: a probability, which METEOR does not use, a phrase, a paraphrase.
@@ -165,7 +196,7 @@ def _table(stream: Iterable[bytes]) -> tuple[dict[bytes, int], Ints]:
     for _, phrase, paraphrase in zip(lines, lines, lines, strict=False):
         sides.append(numbers.setdefault(phrase, len(numbers)))
         sides.append(numbers.setdefault(paraphrase, len(numbers)))
-    return numbers, np.array(sides, dtype=np.int64).reshape(-1, 2)
+    return numbers, np.frombuffer(sides, dtype=np.int32).reshape(-1, 2)
 
 
 def _trie(phrases: Iterable[bytes]) -> tuple[str, npt.NDArray[np.uint64], Ints]:

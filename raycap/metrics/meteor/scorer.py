@@ -13,13 +13,16 @@ from raycap.metrics.meteor import lists, sources
 from raycap.metrics.meteor.align import align
 from raycap.metrics.meteor.lexicon import Caption, Lexicon
 from raycap.metrics.meteor.sources import MeteorUnavailableError
-from raycap.metrics.meteor.statistics import Ints, MeteorStatistics, count
+from raycap.metrics.meteor.statistics import VERSION, Ints, MeteorStatistics, count
 
 Tokens = Sequence[str]
+_PART = 512  # images whose captions are held at a time
 
 
 class Meteor:
     """METEOR 1.5 for English, without Java."""
+
+    VERSION = VERSION
 
     def __init__(self, lexicon: Lexicon) -> None:
         self._lexicon = lexicon
@@ -46,13 +49,14 @@ class Meteor:
             ValueError: an image without a reference, or another number of images than of predictions.
         """
         pairs = list(_lines(predictions, references))
+        parts = [self._part(pairs[first : first + _PART]) for first in range(0, len(pairs), _PART)]
+        return MeteorStatistics.concatenate(parts)
+
+    def _part(self, pairs: Sequence[tuple[str, list[str]]]) -> MeteorStatistics:
         captions = self._lexicon.captions(text for caption, texts in pairs for text in (caption, *texts))
-        rows, num_references = [], []
-        for caption, texts in pairs:
-            num_references.append(len(texts))
-            rows += [self._row(captions[caption], captions[text]) for text in texts]
+        rows = [self._row(captions[caption], captions[text]) for caption, texts in pairs for text in texts]
         every = MeteorStatistics.of(rows)
-        return every.take(_best(every, num_references))
+        return every.take(_best(every, [len(texts) for _, texts in pairs]))
 
     def _row(self, caption: Caption, reference: Caption) -> list[int]:
         return count(caption, reference, *align(self._lexicon, caption, reference))
@@ -85,6 +89,8 @@ def _best(every: MeteorStatistics, num_references: Sequence[int]) -> Ints:
 
 class JavaMeteor:
     """METEOR 1.5 by the reference jar, as COCO evaluation drives it; Java starts for each call and ends with it."""
+
+    VERSION = f"{VERSION} (reference jar)"
 
     def __init__(self, java: str, jar: Path) -> None:
         self._command = [java, "-jar", "-Xmx2G", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]

@@ -80,5 +80,7 @@ def _installed_jar() -> Path:
     """pycocoevalcap's jar, found without importing it: that would import its scorers."""
     package = importlib.util.find_spec("pycocoevalcap")
     if package is None or not package.submodule_search_locations:
-        raise MeteorUnavailableError(f"METEOR needs pycocoevalcap's word lists, and it is not installed; {_REMEDY}")
+        raise MeteorUnavailableError(
+            f"METEOR needs pycocoevalcap's word lists, and it is not installed; {_REMEDY}"
+        )
     return Path(next(iter(package.submodule_search_locations))) / "meteor" / "meteor-1.5.jar"

@@ -34,7 +34,7 @@ class MeteorStatistics:
     chunks: Ints  # (images,)
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> MeteorStatistics:
+    def of(cls, rows: npt.ArrayLike) -> MeteorStatistics:
         """Statistics from rows of numbers in the order of the reference jar's SCORE line."""
         table = np.array(rows, dtype=np.int64).reshape(-1, COLUMNS)
         return cls(table[:, :2], table[:, 2:4], table[:, 4:20].reshape(-1, 4, 2, 2), table[:, 20])
@@ -55,14 +55,23 @@ class MeteorStatistics:
         return len(self.chunks)
 
     def score(self) -> float:
-        """Corpus METEOR: the score of the sums.
+        """Corpus METEOR: the score of the sums."""
+        return float(self.resampled(np.ones((1, len(self))))[0])
+
+    def resampled(self, counts: Floats) -> Floats:
+        """Corpus METEOR of resamplings, (resamplings,).
 
         A caption that matches its reference whole, in one chunk, adds no chunk; the reference jar's EVAL does so.
+
+        Args:
+            counts: (resamplings, images) how often each image is in each.
         """
-        chunks = self.chunks[~self._whole()].sum()
-        fields = (self.words, self.function_words, self.matched)
-        sums = MeteorStatistics(*(values.sum(axis=0)[None] for values in fields), chunks=chunks[None])
-        return float(sums.each()[0])
+        chunks = np.where(self._whole(), 0, self.chunks)
+        table = np.column_stack(
+            [self.words, self.function_words, self.matched.reshape(len(self), 16), chunks]
+        )
+        sums = counts @ table.astype(np.float64)  # (resamplings, columns), whole numbers
+        return MeteorStatistics.of(sums).each()
 
     def each(self) -> Floats:
         """METEOR of each image, (images,)."""

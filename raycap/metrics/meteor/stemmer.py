@@ -27,9 +27,9 @@ _SPECIAL = {
     "singly": "singl",
     **{word: word for word in ("sky", "news", "howe", "atlas", "cosmos", "bias", "andes")},
 }
-_FINISHED = frozenset("inning outing canning herring earring proceed exceed succeed".split())
-_FIRST_REGION = re.compile(f"gener|commun|arsen|[{_VOWELS}][^{_VOWELS}]|.*?[{_VOWELS}][^{_VOWELS}]", re.DOTALL)
+_FINISHED = frozenset(["inning", "outing", "canning", "herring", "earring", "proceed", "exceed", "succeed"])
 _REGION = re.compile(f".*?[{_VOWELS}][^{_VOWELS}]", re.DOTALL)
+_FIRST_REGION = re.compile(f"gener|commun|arsen|{_REGION.pattern}", re.DOTALL)
 _SHORT_END = re.compile(f"(?:[^{_VOWELS}][{_VOWELS}][^{_VOWELS}wxY]|^[{_VOWELS}][^{_VOWELS}])$", re.DOTALL)
 
 # Suffix, replacement; longest first. Each is replaced only within the first or second region.
@@ -70,7 +70,25 @@ _STEP_3 = (
     ("ness", ""),
     ("ful", ""),
 )
-_STEP_4 = tuple("ement able ance ence ible ment ant ate ent ion ism iti ive ize ous al er ic".split())
+_STEP_4 = (
+    *(
+        "ement",
+        "able",
+        "ance",
+        "ence",
+        "ible",
+        "ment",
+        "ant",
+        "ate",
+        "ent",
+        "ion",
+        "ism",
+        "iti",
+        "ive",
+        "ize",
+    ),
+    *("ous", "al", "er", "ic"),
+)
 
 
 def stem(word: str) -> str:
