@@ -53,8 +53,8 @@ class _Step(NamedTuple):
     def of(cls, match: Match) -> _Step:
         """A match's weight.
 
-        The search counts half a word for each that does not match exactly, and whole words only: one synonym gains
-        nothing over no match, and is there where it costs no chunk.
+        The search counts half a word for each that does not match exactly, and whole words only: a synonym gains
+        nothing over no match, and is taken where it has no rival or costs no chunk.
         """
         stage, start, length, caption_start, caption_length = match
         matched = length + caption_length if stage == EXACT else length // 2 + caption_length // 2

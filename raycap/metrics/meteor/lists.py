@@ -115,7 +115,7 @@ def _pack(lists: WordLists) -> bytes:
 
 def _unpack(path: Path) -> WordLists:
     texts = {name for name, kind in WordLists.__annotations__.items() if kind == "str"}
-    with np.load(path, allow_pickle=False) as kept:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
         arrays = {name: kept[name] for name in WordLists.__annotations__}
     return WordLists(
         **{name: value.tobytes().decode() if name in texts else value for name, value in arrays.items()}
@@ -141,7 +141,7 @@ def parse(sources: Sources) -> WordLists:
     del numbers  # a third of a gigabyte
     starts, paraphrases = _paraphrases(node_of[sides], len(edges))
     return WordLists(
-        function_words=lists["function words"].decode(),
+        function_words="\n".join(_lines(lists["function words"])),
         prefixes=prefixes,
         number_prefixes=number_prefixes,
         synset_words=synset_words,
