@@ -433,9 +433,11 @@ def test_absent_word_lists_are_named_with_what_to_do(
             with pytest.raises(MeteorUnavailableError, match=f"it is not installed; {remedy}"):
                 load()
     paraphrases = folder / "data/paraphrase-en.gz"
-    paraphrases.write_bytes(b"plain text")
-    with pytest.raises(MeteorUnavailableError, match="is not METEOR's paraphrases"):
-        Meteor.load(str(folder))
+    whole = paraphrases.read_bytes()
+    for content in (b"plain text", whole[:-20], whole[:12] + b"\xff" * 20 + whole[32:]):
+        paraphrases.write_bytes(content)
+        with pytest.raises(MeteorUnavailableError, match="is not METEOR's paraphrases"):
+            Meteor.load(str(folder))
     paraphrases.unlink()
     with pytest.raises(MeteorUnavailableError, match=r"needs .*data/paraphrase-en\.gz"):
         Meteor.load(str(folder))

@@ -95,14 +95,13 @@ def possible_matches(lexicon: Lexicon, caption: Caption, reference: Caption) -> 
         return matches
     numbers = caption.numbers
     for start, word in enumerate(reference.words):
-        number = word.number
+        number, synsets = word.number, word.synsets
         for at in caption.by_stem.get(word.stem, ()):
             if numbers[at] != number:
                 matches[start].append(Match(STEM, start, 1, at, 1))
-        shared = caption.by_synset.keys() & word.synsets
-        if shared:
-            for at in sorted({at for synset in shared for at in caption.by_synset[synset]}):
-                if numbers[at] != number:
+        if not synsets.isdisjoint(caption.synsets):
+            for at, other in enumerate(caption.words):
+                if numbers[at] != number and not synsets.isdisjoint(other.synsets):
                     matches[start].append(Match(SYNONYM, start, 1, at, 1))
     for start, length, at, other_length in _paraphrases(lexicon, reference, caption):
         matches[start].append(Match(PARAPHRASE, start, length, at, other_length))

@@ -7,10 +7,11 @@ time. Knows nothing of pairs.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from raycap.metrics.meteor.lists import Ints, WordLists
 from raycap.metrics.meteor.normalize import normalize
@@ -61,17 +62,16 @@ class Caption:
     targets: dict[int, tuple[int, list[int]]]  # by node: length and starts of those that are paraphrases
     by_number: dict[int, list[int]] = field(default_factory=dict)
     by_stem: dict[int, list[int]] = field(default_factory=dict)
-    by_synset: dict[int, list[int]] = field(default_factory=dict)
+    synsets: frozenset[int] = frozenset()  # of all words
 
     def index(self) -> None:
-        """Note where each word, stem and synonym set stands; a caption that others are looked up in needs it."""
+        """Note where each word and stem stands; a caption that others are looked up in needs it."""
         if self.by_number:
             return
         for position, word in enumerate(self.words):
             self.by_number.setdefault(word.number, []).append(position)
             self.by_stem.setdefault(word.stem, []).append(position)
-            for synset in word.synsets:
-                self.by_synset.setdefault(synset, []).append(position)
+        self.synsets = self.synsets.union(*(word.synsets for word in self.words))
 
 
 class Lexicon:
@@ -159,11 +159,13 @@ class Lexicon:
         position, length, node = self._walk(np.array(flat, dtype=np.int64))
         owner = np.repeat(np.arange(len(captions)), sizes)[position]
         start = position - first[owner]
-        for wanted, add in ((self._has_paraphrases, _add_phrase), (self._is_paraphrase, _add_target)):
-            chosen = wanted[node]
-            columns = (owner[chosen], start[chosen], length[chosen], node[chosen])
-            for caption, *phrase in zip(*(column.tolist() for column in columns), strict=True):
-                add(captions[caption], *phrase)
+        rows, num = (start, length, node), len(captions)
+        with_paraphrases = _by_owner(owner, rows, self._has_paraphrases[node], num)
+        paraphrases = _by_owner(owner, rows, self._is_paraphrase[node], num)
+        for caption, phrases, targets in zip(captions, with_paraphrases, paraphrases, strict=True):
+            caption.phrases = phrases
+            for place, size, target in targets:
+                caption.targets.setdefault(target, (size, []))[1].append(place)
 
     def _walk(self, numbers: Ints) -> tuple[Ints, Ints, Ints]:
         """Position, length and node of every path of the trie in a row of words, by position and length."""
@@ -185,12 +187,14 @@ class Lexicon:
         return every[0][order], every[1][order], every[2][order]
 
 
-def _add_phrase(caption: Caption, start: int, length: int, node: int) -> None:
-    caption.phrases.append((start, length, node))
-
-
-def _add_target(caption: Caption, start: int, length: int, node: int) -> None:
-    caption.targets.setdefault(node, (length, []))[1].append(start)
+def _by_owner(
+    owner: Ints, columns: Sequence[Ints], chosen: npt.NDArray[np.bool_], num: int
+) -> Iterator[list[tuple[int, int, int]]]:
+    """The chosen rows of each of a number of owners."""
+    rows = list(zip(*(column[chosen].tolist() for column in columns), strict=True))
+    ends = np.cumsum(np.bincount(owner[chosen], minlength=num)).tolist()
+    for before, end in zip([0, *ends[:-1]], ends, strict=True):
+        yield rows[before:end]
 
 
 def string_hash(text: str) -> int:

@@ -14,6 +14,7 @@ import itertools
 import logging
 import os
 import zipfile
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ def parse(sources: Sources) -> WordLists:
     try:
         with gzip.open(sources.paraphrases) as packed, io.BufferedReader(packed, 1 << 20) as stream:
             numbers, sides = _table(stream)
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise MeteorUnavailableError(f"{sources.paraphrases} is not METEOR's paraphrases: {error}") from None
     words, edges, node_of = _trie(numbers)
     del numbers  # a third of a gigabyte
