@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import stat
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -371,6 +373,20 @@ def test_the_lists_are_parsed_once_and_a_changed_source_is_parsed_anew(
     (other / "data/paraphrase-en.gz").replace(folder / "data/paraphrase-en.gz")
     assert score_of(Meteor.load(str(folder)), "few dogs", "scarce dogs x") > first
     assert len(list(cache.glob("meteor-*.npz"))) == 2
+
+
+def test_of_workers_that_start_together_one_parses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse, parsed = lists.parse, []
+
+    def slow(found: sources.Sources) -> lists.WordLists:
+        parsed.append(found)
+        time.sleep(0.1)
+        return parse(found)
+
+    monkeypatch.setattr(lists, "parse", slow)
+    with ThreadPoolExecutor(4) as pool:
+        scores = [score_of(meteor, "sofa", "couch") for meteor in pool.map(Meteor.load, [str(folder)] * 4)]
+    assert len(set(scores)) == len(parsed) == 1
 
 
 def test_a_kept_file_that_cannot_be_read_is_written_anew(

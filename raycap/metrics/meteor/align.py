@@ -77,7 +77,7 @@ _Path = tuple[int, int, int, int, _Trail]
 
 def align(lexicon: Lexicon, caption: Caption, reference: Caption) -> tuple[list[Match], int]:
     """The best matches and the number of chunks they fall into."""
-    return _search(possible_matches(lexicon, caption, reference), len(caption.words))
+    return _search(possible_matches(lexicon, caption, reference))
 
 
 def possible_matches(lexicon: Lexicon, caption: Caption, reference: Caption) -> list[list[Match]]:
@@ -123,10 +123,10 @@ def _paraphrases(lexicon: Lexicon, one: Caption, other: Caption) -> Iterator[tup
                     yield start, length, at, other_length
 
 
-def _search(matches: list[list[Match]], caption_length: int) -> tuple[list[Match], int]:
+def _search(matches: list[list[Match]]) -> tuple[list[Match], int]:
     """Beam search from left to right over the reference; matches without a rival are taken beforehand."""
     steps = [[_Step.of(match) for match in starting] for starting in matches]
-    certain = _certain(matches, caption_length)
+    certain = _certain(steps)
     paths: list[_Path] = [(0, 0, -1, 0, None)]
     for position, choices in enumerate(steps):
         paths.sort(key=_rank_of)  # stable, so equal paths keep the order in which they were found
@@ -135,7 +135,8 @@ def _search(matches: list[list[Match]], caption_length: int) -> tuple[list[Match
             paths = [_follow(path, choices[0]) for path in paths]
         else:
             paths = _branch(paths, position, choices)
-    closed = [path if path[2] < 0 else (path[0] + _CHUNK, *path[1:]) for path in _best(paths)]
+    paths.sort(key=_rank_of)
+    closed = [path if path[2] < 0 else (path[0] + _CHUNK, *path[1:]) for path in paths[:BEAM]]
     rank, _, _, _, trail = min(closed, key=_rank_of)
     chosen: list[Match] = []
     while trail is not None:
@@ -144,29 +145,21 @@ def _search(matches: list[list[Match]], caption_length: int) -> tuple[list[Match
     return chosen[::-1], rank % _MATCHED // _CHUNK
 
 
-def _best(paths: list[_Path]) -> list[_Path]:
-    return sorted(paths, key=_rank_of)[:BEAM]
-
-
-def _certain(matches: list[list[Match]], caption_length: int) -> list[bool]:
-    """Whether the position's only match is of words that no other match wants."""
-    wanted, caption_wanted = [0] * len(matches), [0] * caption_length
-    for starting in matches:
-        for _, start, length, at, other_length in starting:
-            for place in range(start, start + length):
-                wanted[place] += 1
-            for place in range(at, at + other_length):
-                caption_wanted[place] += 1
+def _certain(steps: list[list[_Step]]) -> list[bool]:
+    """Whether each position's only match is of words that no other match wants."""
+    seen = rivalled = caption_seen = caption_rivalled = 0  # bits for positions
+    for starting in steps:
+        for step in starting:
+            bits = step.match.bits()
+            rivalled |= seen & bits
+            caption_rivalled |= caption_seen & step.caption_bits
+            seen |= bits
+            caption_seen |= step.caption_bits
     return [
         len(starting) == 1
-        and all(count == 1 for count in wanted[starting[0].start : starting[0].start + starting[0].length])
-        and all(
-            count == 1
-            for count in caption_wanted[
-                starting[0].caption_start : starting[0].caption_start + starting[0].caption_length
-            ]
-        )
-        for starting in matches
+        and not starting[0].match.bits() & rivalled
+        and not starting[0].caption_bits & caption_rivalled
+        for starting in steps
     ]
 
 

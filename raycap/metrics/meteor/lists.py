@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,14 +75,11 @@ def load(sources: Sources) -> WordLists:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Let one process at a time parse, so that workers that start together read what the first has kept."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "meteor.lock").open("w")
-    except OSError:  # nothing can be kept there, so there is nothing to wait for
-        yield
-        return
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        with suppress(OSError):  # where nothing can be kept or locked, each parses for itself
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((folder / "meteor.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
