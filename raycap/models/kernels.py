@@ -84,8 +84,8 @@ class PlainLinear:
 class PackedLinear:
     """A matrix in oneDNN's own layout, of the weight's dtype.
 
-    Packed for one row: then the kernel adds up in the same order whatever the number of rows, so that a caption
-    does not depend on the batch it is in (seen on AVX-512 with and without AMX; oneDNN does not promise it).
+    Packed for one row: then on Intel's processors (AVX-512, with and without AMX) the kernel adds up in the same
+    order whatever the number of rows. On AMD's it does not, so that logits depend on the batch within rounding.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> None:

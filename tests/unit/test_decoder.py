@@ -128,7 +128,6 @@ def test_tokens_are_those_of_generate(settings: dict[str, Any]) -> None:
     assert early >= 4 or decoding.length_penalty == 2.0  # which prefers the longest
 
 
-@precisions
 @pytest.mark.parametrize(
     "settings",
     [
@@ -139,10 +138,10 @@ def test_tokens_are_those_of_generate(settings: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_a_batch_gives_what_single_images_give(precision: Precision, settings: dict[str, Any]) -> None:
+def test_a_batch_gives_what_single_images_give(settings: dict[str, Any]) -> None:
     """768 wide as GPT-2, so that kernels would block it differently for 1 and for 36 rows."""
     model = random_gpt2(3, vocab=500, dim=768, spread=0.05)
-    decoder = Decoder.from_transformers(model, start_id=0, end_id=1, precision=precision)
+    decoder = Decoder.from_transformers(model, start_id=0, end_id=1)
     features = features_of(9, dim=768)
     decoding = DecodingConfig.model_validate({"max_tokens": 12, **settings})
     together = decoder.caption(features, decoding)
@@ -170,6 +169,22 @@ def test_precisions_agree_with_float32(precision: Precision) -> None:
     decoder.caption(features, DecodingConfig(beams=1, max_tokens=1))
     error = (seen["logits"] - expected[:, 0]).std() / expected[:, 0].std(dim=-1).mean()
     assert error < {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.06}[precision]
+
+
+@precisions
+def test_a_batch_differs_from_single_images_by_rounding_alone(precision: Precision) -> None:
+    """In bfloat16 kernels add up in an order that depends on the rows (not on Intel, but on AMD's Zen)."""
+    model = random_gpt2(3, vocab=500, dim=768, spread=0.05)
+    decoder = Decoder.from_transformers(model, start_id=0, end_id=1, precision=precision)
+    seen: dict[str, Tensor] = {}
+    decoder.head = Spy(decoder.head, seen)
+    features, logits = features_of(9, dim=768), []
+    for images in (features, *features.split(1)):
+        decoder.caption(images, DecodingConfig(beams=1, max_tokens=1))
+        logits.append(seen["logits"])
+    together, alone = logits[0], torch.cat(logits[1:])
+    error = (together - alone).std() / alone.std(dim=-1).mean()
+    assert error < {"float32": 1e-5, "bfloat16": 0.01, "int8": 0.01}[precision]
 
 
 class Spy:
