@@ -41,9 +41,20 @@ class Statistics:
         fields = cls.__dataclass_fields__
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})
 
+    def __len__(self) -> int:
+        return len(self.length)
+
     def take(self, rows: Ints) -> Statistics:
-        """Statistics of some images, with repetition: what a bootstrap resamples."""
+        """Statistics of some images, with repetition."""
         return Statistics(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+
+    def resampled(self, counts: Floats) -> dict[str, Floats]:
+        """Corpus scores of resamplings given as counts (resamplings, images); see `raycap.metrics.bootstrap`."""
+        lengths = [counts @ length.astype(np.float64) for length in (self.length, self.reference_length)]
+        # whole numbers, so these sums are exact
+        grams = [counts @ count.astype(np.float64) for count in (self.correct, self.guessed)]
+        means = [counts @ values / counts.sum(axis=1) for values in (self.rouge_l, self.cider_d)]
+        return dict(zip(NAMES, [*_bleu(*grams, *lengths).T, *means], strict=True))
 
     def scores(self) -> dict[str, float]:
         """Corpus scores. Sums are exact (integers, math.fsum), so the order of images does not matter."""
@@ -64,7 +75,12 @@ class Statistics:
         return dict(zip(NAMES, [*bleu.T, self.rouge_l, self.cider_d], strict=True))
 
 
-def _bleu(correct: Ints, guessed: Ints, length: Ints, reference_length: Ints) -> Floats:
+def _bleu(
+    correct: Ints | Floats,
+    guessed: Ints | Floats,
+    length: Ints | Floats,
+    reference_length: Ints | Floats,
+) -> Floats:
     """BLEU-1..4, (rows, 4), with the reference's smoothing constants and brevity penalty."""
     precision = np.cumprod((correct + _TINY) / (guessed + _SMALL), axis=1)
     bleu = precision ** (1.0 / np.array(ORDERS))  # (rows, 4)
