@@ -7,6 +7,7 @@ Knows nothing of files or of Ray.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,35 +121,49 @@ class PreparedReferences:
         self._first = np.concatenate([[0], np.cumsum(sizes)]).astype(
             np.int64
         )  # (images + 1,) first caption of each
-        self._image_of = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
+        self.image_of = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
         words = Words.of(self.tokens)
         source = f"the {self.num_images} evaluated images' references"
-        own = DocumentFrequency.of(words, self._image_of, num_images=self.num_images, source=source)
-        self.document_frequency = document_frequency or own
-        self._table = own.table
-        self._lengths = words.lengths
-        self._count(words)
+        self._table, numbers = NgramTable.of(words)
+        self.own_document_frequency = DocumentFrequency.of(
+            words, self.image_of, numbered=(self._table, numbers), num_images=self.num_images, source=source
+        )
+        self.document_frequency = document_frequency or self.own_document_frequency
+        self.lengths = words.lengths
+        self._count(words, numbers)
 
     def __len__(self) -> int:
         return self.num_images
+
+    def weighed_by(self, document_frequency: DocumentFrequency) -> PreparedReferences:
+        """The same references with other document frequencies, nothing tokenized again."""
+        other = copy.copy(self)
+        other.document_frequency = document_frequency
+        words = Words.of(self.tokens)
+        other._count(words, self._table.find(words))
+        return other
 
     def tokens_of(self, image: int) -> list[list[str]]:
         """Tokens of an image's references."""
         return self.tokens[int(self._first[image]) : int(self._first[image + 1])]
 
-    def _count(self, words: Words) -> None:
-        numbers = self._table.find(words)
-        weighed = self.document_frequency.table.find(words)
+    def _count(self, words: Words, numbers: list[Ints]) -> None:
+        weighed = self._weighed(words, numbers)
         num_captions = len(words.lengths)
-        self._norms = np.zeros((num_captions, 4))
-        self._joins: list[_Join] = []
+        self.norms = np.zeros((num_captions, 4))
+        self.joins: list[Join] = []
         for order, number, df_number in zip(ORDERS, numbers, weighed, strict=True):
             entries = Entries.of(words, order, number, number, df_number)
             vector = entries.count * self.document_frequency.weights(order, entries.df_number)
             squares = np.bincount(entries.owner, weights=vector**2, minlength=num_captions)
-            self._norms[:, order - 1] = np.sqrt(squares)
+            self.norms[:, order - 1] = np.sqrt(squares)
             size = self._table.size(order)
-            self._joins.append(_Join.of(entries, vector, self._image_of, max(size, 1)))
+            self.joins.append(Join.of(entries, vector, self.image_of, max(size, 1)))
+
+    def _weighed(self, words: Words, numbers: list[Ints]) -> list[Ints]:
+        """Numbers in the document frequencies' table, which may be the references' own."""
+        table = self.document_frequency.table
+        return numbers if table is self._table else table.find(words)
 
     def statistics(
         self,
@@ -170,6 +185,13 @@ class PreparedReferences:
         image = self._images(predictions, images)
         check_predictions(predictions, [self.ids[index] for index in image.tolist()])
         tokens = ptb.tokenize(predictions, following=following)
+        return self.statistics_of_tokens(tokens, images=image)
+
+    def statistics_of_tokens(
+        self, tokens: list[list[str]], *, images: Sequence[int] | Ints | None = None
+    ) -> Statistics:
+        """`statistics` of predictions that are tokenized already."""
+        image = self._images(tokens, images)
         matched = self._match(tokens, image)
         rouge = [
             rouge_l(caption, self.tokens_of(index))
@@ -190,7 +212,7 @@ class PreparedReferences:
         check_predictions(predictions, [self.ids[index] for index in image.tolist()])
         return self._match(ptb.tokenize(predictions), image).cider_d
 
-    def _images(self, predictions: Sequence[str], images: Sequence[int] | None) -> Ints:
+    def _images(self, predictions: Sequence[object], images: Sequence[int] | Ints | None) -> Ints:
         if isinstance(predictions, str):
             raise ValueError("predictions must be a list of captions and is one string")
         wanted = np.arange(self.num_images) if images is None else np.asarray(images, dtype=np.int64)
@@ -209,8 +231,7 @@ class PreparedReferences:
         words = Words.of(tokens)
         _, local = NgramTable.of(words)
         numbers = self._table.find(words)
-        same = self.document_frequency.table is self._table
-        weighed = numbers if same else self.document_frequency.table.find(words)
+        weighed = self._weighed(words, numbers)
         size = len(image)
         pairs_first = np.concatenate([[0], np.cumsum(self._first[image + 1] - self._first[image])]).astype(
             np.int64
@@ -229,7 +250,7 @@ class PreparedReferences:
             norm = np.sqrt(np.bincount(entries.owner, weights=vector**2, minlength=size))
             if order == 2:
                 bigrams = np.bincount(entries.owner, weights=entries.count, minlength=size).astype(np.int64)
-            found = self._joins[at].find(image[entries.owner], entries.number)
+            found = self.joins[at].find(image[entries.owner], entries.number)
             clipped = np.minimum(entries.count, found.most)
             correct[:, at] = np.bincount(entries.owner, weights=clipped, minlength=size).astype(np.int64)
             row = (
@@ -239,7 +260,7 @@ class PreparedReferences:
             )
             product = np.minimum(vector[found.entry], found.vector) * found.vector
             dot = np.bincount(row, weights=product, minlength=len(pair_caption)).astype(np.float64)
-            norms = norm[pair_owner] * self._norms[pair_caption, at]
+            norms = norm[pair_owner] * self.norms[pair_caption, at]
             similarity[:, at] = np.divide(dot, norms, out=dot.copy(), where=norms != 0)
         difference = (bigrams[pair_owner] - self._bigrams(pair_caption)).astype(np.float64)
         similarity *= np.exp(-(difference**2) / (2 * SIGMA**2))[:, None]
@@ -251,14 +272,14 @@ class PreparedReferences:
         return _Matched(correct, guessed, words.lengths, cider)
 
     def _bigrams(self, captions: Ints) -> Ints:
-        return np.maximum(self._lengths[captions] - 1, 0)
+        return np.maximum(self.lengths[captions] - 1, 0)
 
     def _nearest_length(self, length: Ints, image: Ints) -> Ints:
         """Words of the reference nearest in length to each prediction, the shorter of two as near."""
         captions = _ranges(self._first[image], self._first[image + 1])
         sizes = self._first[image + 1] - self._first[image]
         owner = np.repeat(np.arange(len(image)), sizes)
-        words = self._lengths[captions]
+        words = self.lengths[captions]
         # One number sorts by distance, then by length.
         rank = np.abs(words - length[owner]) << 32 | words
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
@@ -283,7 +304,7 @@ class _Found:
 
 
 @dataclass(frozen=True)
-class _Join:
+class Join:
     """The references' n-grams of one order, sorted by image and n-gram."""
 
     size: int
@@ -293,7 +314,7 @@ class _Join:
     count: Ints
 
     @classmethod
-    def of(cls, entries: Entries, vector: Floats, image_of: Ints, size: int) -> _Join:
+    def of(cls, entries: Entries, vector: Floats, image_of: Ints, size: int) -> Join:
         keys = image_of[entries.owner] * size + entries.number
         order = np.argsort(keys, kind="stable")
         return cls(size, keys[order], entries.owner[order], vector[order], entries.count[order])

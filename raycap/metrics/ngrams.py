@@ -6,7 +6,7 @@ for each n is enough to number a corpus and to look another corpus up in it. Kno
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 ORDERS = (1, 2, 3, 4)
 _SHIFT = 32  # a key is prefix << 32 | word
+_WORD = (1 << _SHIFT) - 1
 
 
 @dataclass(frozen=True)
@@ -124,15 +125,25 @@ class DocumentFrequency:
         )
 
     @classmethod
-    def of(cls, captions: Words, image_of: Ints, *, num_images: int, source: str) -> DocumentFrequency:
-        """Count in captions; `image_of` is the image of each caption."""
-        table, numbers = NgramTable.of(captions)
+    def of(
+        cls,
+        captions: Words,
+        image_of: Ints,
+        *,
+        num_images: int,
+        source: str,
+        numbered: tuple[NgramTable, list[Ints]] | None = None,
+    ) -> DocumentFrequency:
+        """Count in captions; `image_of` is the image of each, `numbered` their table where it is there already."""
+        table, numbers = numbered or NgramTable.of(captions)
         counts = []
         for order, number in zip(ORDERS, numbers, strict=True):
             starts = np.flatnonzero(captions.together(order))
             size = table.size(order)
-            pairs = np.unique(image_of[captions.owner[starts]] * max(size, 1) + number[starts])
-            counts.append(np.bincount(pairs % max(size, 1), minlength=size).astype(np.int64))
+            pairs = np.sort(image_of[captions.owner[starts]] * max(size, 1) + number[starts])
+            first = np.ones(len(pairs), dtype=bool)  # np.unique would hash, which takes ten times as long
+            first[1:] = pairs[1:] != pairs[:-1]
+            counts.append(np.bincount(pairs[first] % max(size, 1), minlength=size).astype(np.int64))
         return cls(table, counts, num_images=num_images, source=source)
 
     @classmethod
@@ -159,22 +170,49 @@ class DocumentFrequency:
         for order in ORDERS:
             if order > 1:
                 keys = self.table.keys[order - 2]
-                mask = (1 << _SHIFT) - 1
-                phrases = [f"{phrases[key >> _SHIFT]} {words[key & mask]}" for key in keys.tolist()]
+                phrases = [f"{phrases[key >> _SHIFT]} {words[key & _WORD]}" for key in keys.tolist()]
             out.update(zip(phrases, self._counts[order - 1].tolist(), strict=True))
         return out
+
+    def tally(self, order: int) -> Ints:
+        """In how many images each n-gram of the table occurs."""
+        return self._counts[order - 1]
 
     def weights(self, order: int, numbers: Ints) -> npt.NDArray[np.float64]:
         """Inverse document frequencies; an unknown n-gram (-1) weighs as one that occurs once."""
         return self._weights[order - 1][numbers]
 
 
-def merge_counts(parts: Iterable[DocumentFrequency], *, source: str) -> DocumentFrequency:
+def merge_counts(parts: Sequence[DocumentFrequency], *, source: str) -> DocumentFrequency:
     """Document frequencies of several disjoint sets of images together."""
-    total: dict[str, int] = {}
-    num_images = 0
+    vocabulary: dict[str, int] = {}
     for part in parts:
-        num_images += part.num_images
-        for phrase, count in part.counts().items():
-            total[phrase] = total.get(phrase, 0) + count
-    return DocumentFrequency.from_counts(total, num_images=num_images, source=source)
+        for word in part.table.vocabulary:
+            vocabulary.setdefault(word, len(vocabulary))
+    words = [np.array([vocabulary[word] for word in part.table.vocabulary], dtype=np.int64) for part in parts]
+    totals = [_summed(words, [part.tally(1) for part in parts], len(vocabulary))]
+    keys, prefixes = [], words
+    for order in ORDERS[1:]:
+        moved = [
+            (prefix[key >> _SHIFT] << _SHIFT) | word[key & _WORD]
+            for prefix, word, key in zip(
+                prefixes, words, (part.table.keys[order - 2] for part in parts), strict=True
+            )
+        ]
+        unique, inverse = np.unique(np.concatenate([np.zeros(0, np.int64), *moved]), return_inverse=True)
+        prefixes = np.split(inverse.astype(np.int64), np.cumsum([len(key) for key in moved])[:-1])
+        totals.append(_summed(prefixes, [part.tally(order) for part in parts], len(unique)))
+        keys.append(unique)
+    return DocumentFrequency(
+        NgramTable(vocabulary, (keys[0], keys[1], keys[2])),
+        totals,
+        num_images=sum(part.num_images for part in parts),
+        source=source,
+    )
+
+
+def _summed(numbers: Sequence[Ints], tallies: Sequence[Ints], size: int) -> Ints:
+    total = np.zeros(size, dtype=np.int64)
+    for number, tally in zip(numbers, tallies, strict=True):
+        total[number] += tally  # a part's n-grams are distinct
+    return total
