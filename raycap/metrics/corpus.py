@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raycap.metrics import ptb
+from raycap.metrics.joins import Join, Postings, ranges
 from raycap.metrics.ngrams import ORDERS, DocumentFrequency, Entries, Ints, NgramTable, Words
 from raycap.metrics.rouge import rouge_l
 
@@ -160,6 +161,15 @@ class PreparedReferences:
             size = self._table.size(order)
             self.joins.append(Join.of(entries, vector, self.image_of, max(size, 1)))
 
+    def numbers_of(self, words: Words) -> tuple[list[Ints], list[Ints]]:
+        """Numbers of n-grams in the references' table and in the document frequencies'."""
+        numbers = self._table.find(words)
+        return numbers, self._weighed(words, numbers)
+
+    def postings(self, order: int) -> Postings:
+        """The references' n-grams of one order, sorted by n-gram."""
+        return self.joins[order - 1].postings
+
     def _weighed(self, words: Words, numbers: list[Ints]) -> list[Ints]:
         """Numbers in the document frequencies' table, which may be the references' own."""
         table = self.document_frequency.table
@@ -230,13 +240,12 @@ class PreparedReferences:
     def _match(self, tokens: list[list[str]], image: Ints) -> _Matched:
         words = Words.of(tokens)
         _, local = NgramTable.of(words)
-        numbers = self._table.find(words)
-        weighed = self._weighed(words, numbers)
+        numbers, weighed = self.numbers_of(words)
         size = len(image)
         pairs_first = np.concatenate([[0], np.cumsum(self._first[image + 1] - self._first[image])]).astype(
             np.int64
         )
-        pair_caption = _ranges(
+        pair_caption = ranges(
             self._first[image], self._first[image + 1]
         )  # every (prediction, reference) pair
         pair_owner = np.repeat(np.arange(size), np.diff(pairs_first))
@@ -276,7 +285,7 @@ class PreparedReferences:
 
     def _nearest_length(self, length: Ints, image: Ints) -> Ints:
         """Words of the reference nearest in length to each prediction, the shorter of two as near."""
-        captions = _ranges(self._first[image], self._first[image + 1])
+        captions = ranges(self._first[image], self._first[image + 1])
         sizes = self._first[image + 1] - self._first[image]
         owner = np.repeat(np.arange(len(image)), sizes)
         words = self.lengths[captions]
@@ -293,52 +302,6 @@ class _Matched:
     guessed: Ints
     length: Ints
     cider_d: Floats
-
-
-@dataclass(frozen=True)
-class _Found:
-    most: Ints  # for each entry, the n-gram's largest count in one reference of the image
-    entry: Ints  # the entry of each hit
-    caption: Ints  # the reference of each hit
-    vector: Floats  # that reference's weight of the n-gram
-
-
-@dataclass(frozen=True)
-class Join:
-    """The references' n-grams of one order, sorted by image and n-gram."""
-
-    size: int
-    keys: Ints  # image * size + number, sorted
-    caption: Ints
-    vector: Floats
-    count: Ints
-
-    @classmethod
-    def of(cls, entries: Entries, vector: Floats, image_of: Ints, size: int) -> Join:
-        keys = image_of[entries.owner] * size + entries.number
-        order = np.argsort(keys, kind="stable")
-        return cls(size, keys[order], entries.owner[order], vector[order], entries.count[order])
-
-    def find(self, image: Ints, number: Ints) -> _Found:
-        wanted = np.where(number >= 0, image * self.size + number, -1)
-        start = np.searchsorted(self.keys, wanted, side="left")
-        stop = np.searchsorted(self.keys, wanted, side="right")
-        hits = _ranges(start, stop)
-        entry = np.repeat(np.arange(len(wanted)), stop - start)
-        most = np.zeros(len(wanted), dtype=np.int64)
-        np.maximum.at(most, entry, self.count[hits])
-        return _Found(most, entry, self.caption[hits], self.vector[hits])
-
-
-def _ranges(start: Ints, stop: Ints) -> Ints:
-    """The integers of [start, stop) of each row, one after another."""
-    sizes = stop - start
-    total = int(sizes.sum())
-    if not total:
-        return np.zeros(0, dtype=np.int64)
-    before = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    ranges: Ints = np.arange(total, dtype=np.int64) - before + np.repeat(start, sizes)
-    return ranges
 
 
 def check_references(references: Sequence[Sequence[str]], ids: Sequence[object]) -> None:
