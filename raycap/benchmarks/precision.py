@@ -11,7 +11,8 @@ from torch import Tensor
 
 from raycap.config import ConfigError
 from raycap.data import start_ray
-from raycap.data.loading import open_rows, read_references
+from raycap.data.loading import open_rows
+from raycap.data.splits import read_references
 from raycap.decoding import DecodingConfig
 from raycap.engine import CaptionEngine
 from raycap.metrics import score

@@ -65,7 +65,7 @@ def load_references(config: EvaluateConfig) -> dict[str, list[str]]:
     Raises:
         ConfigError: no such split, or nothing in it.
     """
-    from raycap.data.loading import read_references
+    from raycap.data.splits import read_references
 
     found = read_references(config.data.path, config.evaluate.split, limit=config.data.limit)
     return {reference.image_id: list(reference.captions) for reference in found.values()}

@@ -54,7 +54,7 @@ def caption_graph(
     from ray.data import ActorPoolStrategy
 
     from raycap.data.chunks import chunk_rows
-    from raycap.data.loading import split_chunks
+    from raycap.data.splits import split_chunks
     from raycap.data.stages import decode_chunk
 
     options = config.evaluate

@@ -58,9 +58,7 @@ def intervals(
     measured: Resampled, *, num_samples: int, seed: int, level: float = LEVEL
 ) -> dict[str, tuple[float, float]]:
     """Percentile bootstrap (Efron 1979) of each metric's corpus score."""
-    parts = [
-        measured.resampled(counts) for counts in draw(len(measured), num_samples=num_samples, seed=seed)
-    ]
+    parts = [measured.resampled(counts) for counts in draw(len(measured), num_samples=num_samples, seed=seed)]
     return {name: _bounds(np.concatenate([part[name] for part in parts]), level) for name in parts[0]}
 
 

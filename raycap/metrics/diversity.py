@@ -5,6 +5,7 @@ Counted over PTB tokens, so "A dog." and "a dog" are one caption. Knows nothing 
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -30,7 +31,7 @@ def diversity(
     if not captions:
         raise ValueError("there are no captions to describe")
     words = [word for caption in tokens for word in caption]
-    pairs = [pair for caption in tokens for pair in zip(caption[:-1], caption[1:], strict=True)]
+    pairs = [pair for caption in tokens for pair in itertools.pairwise(caption)]
     plain = [" ".join(caption) for caption in tokens]
     ((most, count),) = Counter(plain).most_common(1)
     size = len(captions)

@@ -40,9 +40,7 @@ def spice(
     if shutil.which("java") is None:
         raise SpiceUnavailableError("SPICE needs Java, and there is no `java` on the PATH")
     said = {index: [" ".join(tokens)] for index, tokens in enumerate(predictions)}
-    wanted = {
-        index: [" ".join(tokens) for tokens in captions] for index, captions in enumerate(references)
-    }
+    wanted = {index: [" ".join(tokens) for tokens in captions] for index, captions in enumerate(references)}
     with contextlib.redirect_stdout(sys.stderr), _timeout():
         try:
             tool = Spice()

@@ -24,8 +24,9 @@ from raycap.data.featurize import (
     other_files,
     plan,
 )
-from raycap.data.loading import CaptionCollate, read_references, split_chunks
+from raycap.data.loading import CaptionCollate
 from raycap.data.manifest import FeatureManifest, read_data_manifest, read_feature_manifest
+from raycap.data.splits import read_references, split_chunks
 from raycap.schema import IGNORE_INDEX, image_key
 from raycap.text import CaptionTokenizer, unpack
 from raycap.vision import EncoderConfig, Preprocessor

@@ -91,9 +91,7 @@ def test_clip_scores_are_the_papers() -> None:
     np.testing.assert_allclose(scores, [2.5 * 0.6, 0.0, 2.5])
     references = [np.array([[1.0, 0.0], [0.0, 5.0]]), np.array([[0.0, 1.0]]), np.array([[-1.0, 0.0]])]
     # harmonic means of (1.5, 0.8), (0, 0) and (2.5, 0)
-    np.testing.assert_allclose(
-        ref_clip_score(scores, captions, references), [2 * 1.5 * 0.8 / 2.3, 0.0, 0.0]
-    )
+    np.testing.assert_allclose(ref_clip_score(scores, captions, references), [2 * 1.5 * 0.8 / 2.3, 0.0, 0.0])
 
 
 class FakeSpice:
