@@ -21,6 +21,7 @@ SECTIONS = {
     "decode": "raycap.benchmarks.decode:decode_rows",
     "train-step": "raycap.benchmarks.train_step:train_step_rows",
     "featurize": "raycap.benchmarks.featurize:featurize_rows",
+    "metrics": "raycap.benchmarks.metrics:metrics_rows",
     "prepare-memory": "raycap.benchmarks.prepare:prepare_memory_rows",
 }
 COLUMNS = ("row", "value", "unit", "ratio", "ratio_to", "aim", "floor_gap", "threads", "sizes")
@@ -32,7 +33,7 @@ def main(*sections: str, quick: bool = False, output: str = "") -> None:
     Parameters
     ----------
     sections
-        Any of decode, train-step, featurize, prepare-memory; the first three where none is named.
+        Any of decode, train-step, featurize, metrics, prepare-memory; the first three where none is named.
     quick
         Fewer repeats and sizes: a smoke test, not a measurement.
     output

@@ -93,9 +93,11 @@ def _halves(token: str) -> list[str]:
     return [token[:3], token[3:]]
 
 
+SPLIT_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
+
 # (pattern, how to split its token; None keeps it whole)
 _PATTERNS: list[tuple[str, Split | None]] = [
-    (r"((?i:cannot|gonna|gotta|lemme|gimme|wanna))", _halves),
+    (f"((?i:{_any_of(sorted(SPLIT_WORDS))}))", _halves),
     (r"((?i:'t))(?i:is|was)", None),
     (f"({_TAG})", None),
     *((f"({stem})(?:{_CLITIC})", None) for stem in (_WORD, _HYPHENED, _SLASHED, _JOINED_CAPITALS, _NUMBER)),

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,20 @@ def test_tokens_hold_no_space_no_capital_and_nothing_that_is_dropped(captions: l
 def test_cached_words_do_not_change_tokens(captions: list[str]) -> None:
     first = tokenize(captions)
     assert tokenize(captions) == first
+
+
+def test_words_of_letters_are_what_the_rules_make_of_them() -> None:
+    """Letters alone, and a comma after them, skip the rules: with each word that a rule knows, in any case."""
+    from raycap.metrics import ptb, ptb_rules
+
+    known = " ".join(pattern.pattern for pattern, _ in ptb_rules.RULES)
+    words = {word for word in re.findall("[A-Za-z]{1,9}", known) if len(word) > 1 or word in "AaI"}
+    words |= {word + ending for word in ptb_rules.SPLIT_WORDS for ending in ("", "s", "a")}
+    assert len(words) > 300
+    for word in sorted(words):
+        for chunk in (word, word.upper(), word.capitalize(), f"{word},"):
+            if ptb._CLOSED.fullmatch(chunk):
+                assert ptb._closed_tokens(chunk) == ptb._lex(chunk, f"{chunk}\n", 0, len(chunk))[0], chunk
 
 
 def plain_cider_d(predictions: list[list[str]], references: list[list[list[str]]]) -> list[float]:
