@@ -124,7 +124,7 @@ class PreparedReferences:
         )  # (images + 1,) first caption of each
         self.image_of = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
         words = Words.of(self.tokens)
-        source = f"the {self.num_images} evaluated images' references"
+        source = own_source(self.num_images)
         self._table, numbers = NgramTable.of(words)
         self.own_document_frequency = DocumentFrequency.of(
             words, self.image_of, numbered=(self._table, numbers), num_images=self.num_images, source=source
@@ -147,6 +147,10 @@ class PreparedReferences:
     def tokens_of(self, image: int) -> list[list[str]]:
         """Tokens of an image's references."""
         return self.tokens[int(self._first[image]) : int(self._first[image + 1])]
+
+    def all_tokens(self) -> list[list[list[str]]]:
+        """Tokens of each image's references."""
+        return [self.tokens_of(image) for image in range(self.num_images)]
 
     def _count(self, words: Words, numbers: list[Ints]) -> None:
         weighed = self._weighed(words, numbers)
@@ -302,6 +306,11 @@ class _Matched:
     guessed: Ints
     length: Ints
     cider_d: Floats
+
+
+def own_source(num_images: int) -> str:
+    """How document frequencies of the references themselves are named."""
+    return f"the {num_images:,} evaluated images' references"
 
 
 def check_references(references: Sequence[Sequence[str]], ids: Sequence[object]) -> None:

@@ -69,8 +69,8 @@ def _metric_class() -> Any:
             name = str(self.config_name)
             prepared = PreparedReferences(references)
             if name == METEOR:
-                wanted = [prepared.tokens_of(image) for image in range(len(prepared))]
-                return {METEOR: float(self.meteor.statistics(tokenize(predictions), wanted).score())}
+                statistics = self.meteor.statistics(tokenize(predictions), prepared.all_tokens())
+                return {METEOR: float(statistics.score())}
             scores = prepared.statistics(predictions).scores()
             return {key: scores[key] for key in _GROUPS.get(name, (name,))}
 

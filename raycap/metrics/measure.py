@@ -80,6 +80,21 @@ class Measured:
             found[name] = counts @ values / counts.sum(axis=1)
         return _in_order(found)
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Measured]) -> Measured:
+        """Of several parts of a corpus together, in the order given: to the last bit what one piece gives."""
+        first = parts[0]
+        meteor = None
+        if first.meteor is not None:
+            meteor = type(first.meteor).concatenate([part.meteor for part in parts])
+        return replace(
+            first,
+            statistics=Statistics.concatenate([part.statistics for part in parts]),
+            tokens=[tokens for part in parts for tokens in part.tokens],
+            meteor=meteor,
+            means={name: np.concatenate([part.means[name] for part in parts]) for name in first.means},
+        )
+
     def with_means(self, means: Mapping[str, Floats], omitted: Mapping[str, str]) -> Measured:
         """With metrics that something else has measured, or the reasons why not."""
         return replace(
@@ -95,35 +110,37 @@ def measure(
     prepared: PreparedReferences,
     *,
     meteor: Meteor | None = None,
-    spice: bool = False,
+    following: Sequence[str] | None = None,
 ) -> Measured:
-    """Score one caption an image on all metrics that are to be had.
+    """Score one caption an image on all metrics that Python has.
 
     Args:
         captions: one for each image of `prepared`.
         prepared: the references.
         meteor: see `load_meteor`; None leaves METEOR out without a word.
-        spice: ask the reference tool for SPICE.
+        following: see `raycap.metrics.ptb.tokenize`; for a part of a larger list of captions.
 
     Raises:
         ValueError: a caption that is not a string, or another number of them than of images.
     """
     check_predictions(captions, prepared.ids)
-    tokens = ptb.tokenize(captions)
+    tokens = ptb.tokenize(captions, following=following)
     measured = Measured(
         prepared.statistics_of_tokens(tokens),
         tokens,
         versions={name: VERSIONS[name] for name in NAMES},
     )
-    references = [prepared.tokens_of(image) for image in range(len(prepared))]
-    if meteor is not None:
-        measured = with_meteor(measured, meteor, meteor.statistics(tokens, references))
-    if spice:
-        try:
-            measured = measured.with_means({SPICE: spice_tool.spice(tokens, references)}, {})
-        except spice_tool.SpiceUnavailableError as error:
-            measured = measured.with_means({}, {SPICE: str(error)})
-    return measured
+    if meteor is None:
+        return measured
+    return with_meteor(measured, meteor, meteor.statistics(tokens, prepared.all_tokens()))
+
+
+def with_spice(measured: Measured, references: Sequence[Sequence[Sequence[str]]]) -> Measured:
+    """With the reference tool's SPICE, or the reason why there is none; `references` are tokens."""
+    try:
+        return measured.with_means({SPICE: spice_tool.spice(measured.tokens, references)}, {})
+    except spice_tool.SpiceUnavailableError as error:
+        return measured.with_means({}, {SPICE: str(error)})
 
 
 def with_meteor(measured: Measured, meteor: Meteor, statistics: Any) -> Measured:

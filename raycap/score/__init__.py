@@ -15,7 +15,7 @@ from typing import Any
 from raycap import __version__
 from raycap.config import ConfigError
 from raycap.metrics import PreparedReferences
-from raycap.metrics.measure import Measured, load_meteor, measure
+from raycap.metrics.measure import Measured, load_meteor, with_spice
 from raycap.score import report as reporting
 from raycap.score.config import FrequencyOptions, ScoreOptions, ScoringOptions
 from raycap.score.files import ScoreInputError
@@ -49,31 +49,39 @@ def score_file(path: str, options: ScoreOptions) -> dict[str, Any]:
     frequency = read_frequency(options.document_frequency) if options.document_frequency else None
     prepared = PreparedReferences(wanted, ids=list(said), document_frequency=frequency)
     captions = list(said.values())
-    measured = measure(captions, prepared, meteor=meteor, spice=options.spice)
+    scorer = reporting.LocalScorer(prepared, meteor)
+    measured = measured_with(scorer, captions, options)
     training = list(read_captions(options.training).values()) if options.training else []
     report = {
         "captions": path,
         "references": references.path,
         **reporting.describe(
             measured,
-            prepared,
+            scorer,
             captions=captions,
             references=wanted,
             options=options,
-            meteor=meteor,
             beside=reporting.Beside(training=training),
         ),
         "raycap": __version__,
     }
     if options.compare:
         other = pair(read_candidates(options.compare), references)
-        theirs = measure(list(other.values()), prepared, meteor=meteor, spice=options.spice)
+        theirs = measured_with(scorer, list(other.values()), options)
         names = short_names(path, options.compare)
         report["comparison"] = reporting.compare(measured, theirs, names=names, options=options)
     if options.per_image:
         write_each(options.per_image, list(said), captions, measured)
     reporting.print_report(report, title=f"{path}: {len(said):,} images against {references.path}")
     return report
+
+
+def measured_with(
+    scorer: reporting.LocalScorer, captions: Sequence[str], options: ScoringOptions
+) -> Measured:
+    """Captions measured, with SPICE where it is asked for."""
+    measured = scorer.measure(captions)
+    return with_spice(measured, scorer.prepared.all_tokens()) if options.spice else measured
 
 
 def read_pair(path: str, references: str) -> tuple[Candidates, References]:

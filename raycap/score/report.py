@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.table import Table
 
-from raycap.metrics import PreparedReferences, baselines, bootstrap, measure, ptb
+from raycap.metrics import DocumentFrequency, PreparedReferences, baselines, bootstrap, ptb
 from raycap.metrics.diversity import diversity, normalised
-from raycap.metrics.measure import Measured, Meteor
+from raycap.metrics.measure import Measured, Meteor, measure
 from raycap.score.config import ScoringOptions
 
 LABELS = {
@@ -34,7 +35,8 @@ COLUMNS = {CONSTANT: "one caption for all", NEAREST: "nearest training photo"}
 RULES = {
     "training": f"of {baselines.NUM_CANDIDATES} training captions the one of the best CIDEr-D on up to "
     f"{baselines.NUM_IMAGES:,} training images",
-    "left out": f"of {baselines.NUM_CANDIDATES} evaluated references the one of the best CIDEr-D on the other images",
+    "left out": f"of {baselines.NUM_CANDIDATES} evaluated references the one of the best CIDEr-D on the other images "
+    f"(up to {baselines.NUM_IMAGES:,})",
     NEAREST: "the first caption of the training image of the highest cosine of mean features",
 }
 
@@ -51,14 +53,41 @@ class Beside:
     """Why something is not here."""
 
 
+class Scorer(Protocol):
+    """References that captions are measured against, wherever the work is done."""
+
+    @property
+    def document_frequency(self) -> DocumentFrequency:
+        """What CIDEr-D weighs by."""
+
+    def measure(self, captions: Sequence[str]) -> Measured:
+        """One caption an image, measured."""
+
+
+@dataclass(frozen=True)
+class LocalScorer:
+    """References in this process."""
+
+    prepared: PreparedReferences
+    meteor: Meteor | None = None
+
+    @property
+    def document_frequency(self) -> DocumentFrequency:
+        """What CIDEr-D weighs by."""
+        return self.prepared.document_frequency
+
+    def measure(self, captions: Sequence[str]) -> Measured:
+        """One caption an image, measured."""
+        return measure(captions, self.prepared, meteor=self.meteor)
+
+
 def describe(
     measured: Measured,
-    prepared: PreparedReferences,
+    scorer: Scorer,
     *,
     captions: Sequence[str],
     references: Sequence[Sequence[str]],
     options: ScoringOptions,
-    meteor: Meteor | None = None,
     beside: Beside | None = None,
 ) -> dict[str, Any]:
     """The report of measured captions."""
@@ -74,44 +103,43 @@ def describe(
         }
     report["metric_versions"] = dict(measured.versions)
     report["tokenizer"] = ptb.VERSION
-    report["document_frequency"] = {
-        "source": prepared.document_frequency.source,
-        "num_images": prepared.document_frequency.num_images,
-    }
+    frequency = scorer.document_frequency
+    report["document_frequency"] = {"source": frequency.source, "num_images": frequency.num_images}
     seen = normalised(text for image in beside.training for text in image) if beside.training else None
     report["diversity"] = diversity(captions, tokens=measured.tokens, training=seen)
     if options.baselines:
+        given = frequency if options.document_frequency else None
         report["baselines"] = baseline_scores(
-            prepared, references, beside=beside, seed=options.seed, meteor=meteor
+            scorer, references, beside=beside, seed=options.seed, document_frequency=given
         )
-    report["omitted"] = {**measured.omitted, **dict(beside.omitted)}
+    report["omitted"] = {**measured.omitted, **beside.omitted}
     return report
 
 
 def baseline_scores(
-    prepared: PreparedReferences,
+    scorer: Scorer,
     references: Sequence[Sequence[str]],
     *,
     beside: Beside,
     seed: int,
-    meteor: Meteor | None,
+    document_frequency: DocumentFrequency | None,
 ) -> dict[str, Any]:
     """What doing nothing gives: by baseline its rule, its captions and its scores."""
     if beside.training:
         rule = "training"
-        chosen = [baselines.constant_of(beside.training, seed=seed)] * len(prepared)
+        chosen = [baselines.constant_of(beside.training, seed=seed)] * len(references)
     else:
         rule = "left out"
-        chosen = baselines.constants_left_out(references, prepared=prepared, seed=seed)
+        chosen = baselines.constants_left_out(references, seed=seed, document_frequency=document_frequency)
     found = {
         CONSTANT: {
             "rule": RULES[rule],
-            "caption": max(set(chosen), key=chosen.count),
-            "metrics": measure.measure(chosen, prepared, meteor=meteor).scores(),
+            "caption": Counter(chosen).most_common(1)[0][0],
+            "metrics": scorer.measure(chosen).scores(),
         }
     }
     if beside.nearest:
-        scores = measure.measure(beside.nearest, prepared, meteor=meteor).scores()
+        scores = scorer.measure(beside.nearest).scores()
         found[NEAREST] = {"rule": RULES[NEAREST], "metrics": scores}
     return found
 

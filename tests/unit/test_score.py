@@ -298,7 +298,7 @@ def test_the_report_says_what_its_numbers_are(tmp_path: Path) -> None:
     assert "unseen" not in report["diversity"]
     assert report["omitted"] == {"meteor": "the word lists are not here"}
     prepared = PreparedReferences(list(WANTED.values()))
-    constants = baselines.constants_left_out(list(WANTED.values()), prepared=prepared, seed=0)
+    constants = baselines.constants_left_out(list(WANTED.values()), seed=0)
     assert report["baselines"]["constant"]["metrics"] == metrics.score(constants, prepared)
     assert "baselines" not in scored(tmp_path, RESULTS, ANNOTATIONS, baselines=False)
     assert report == scored(tmp_path, RESULTS, ANNOTATIONS)  # by seed
