@@ -9,10 +9,11 @@ from pydantic import Field
 from raycap.config import DataConfig, Frozen
 from raycap.decoding import DecodingConfig
 from raycap.engine import Precision
+from raycap.score.config import ScoringOptions
 
 
-class EvaluateOptions(Frozen):
-    """Which images, where the report goes, and what the engines run on."""
+class EvaluateOptions(ScoringOptions):
+    """Which images, where the report goes, what the engines run on, and which metrics."""
 
     split: str = "val"
     """train, val or test."""
@@ -34,10 +35,10 @@ class EvaluateOptions(Frozen):
     """Where the image encoder lies now, if it has moved since training."""
     language_model: str = ""
     """Where the language model lies now, if it has moved since training."""
-    bootstrap: int = Field(default=1000, ge=0)
-    """Resamplings of the images for the 95 % intervals; 0 leaves the intervals out."""
-    seed: int = Field(default=0, ge=0)
-    """Of the resampling."""
+    clip_score: bool = True
+    """CLIPScore and RefCLIPScore, where the run's encoder is a whole CLIP with its text tower."""
+    scoring_tasks: int = Field(default=0, ge=0)
+    """Ray tasks that score captions, a part each; 0: none below 20,000 images, else one a CPU. Figures are the same."""
 
 
 class EvaluateConfig(Frozen):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from raycap.metrics.ngrams import Entries, Ints
+from raycap.metrics.ngrams import Entries, Ints, sort_stable
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,9 +54,8 @@ class Join:
     @classmethod
     def of(cls, entries: Entries, vector: Floats, image_of: Ints, size: int) -> Join:
         """From the references' entries and their weights."""
-        keys = image_of[entries.owner] * size + entries.number
-        order = np.argsort(keys, kind="stable")
-        return cls(size, keys[order], entries.owner[order], vector[order], entries.count[order])
+        keys, place = sort_stable(image_of[entries.owner] * size + entries.number)
+        return cls(size, keys, entries.owner[place], vector[place], entries.count[place])
 
     def find(self, image: Ints, number: Ints) -> Found:
         """Occurrences of n-grams (-1: unknown) in the references of an image each."""
@@ -72,9 +71,8 @@ class Join:
     @functools.cached_property
     def postings(self) -> Postings:
         """The same by n-gram alone."""
-        numbers = self.keys % self.size
-        order = np.argsort(numbers, kind="stable")
-        return Postings(numbers[order], self.caption[order], self.vector[order])
+        numbers, place = sort_stable(self.keys % self.size)
+        return Postings(numbers, self.caption[place], self.vector[place])
 
 
 def ranges(start: Ints, stop: Ints) -> Ints:

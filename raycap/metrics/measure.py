@@ -83,7 +83,9 @@ class Measured:
     @classmethod
     def concatenate(cls, parts: Sequence[Measured]) -> Measured:
         """Of several parts of a corpus together, in the order given: to the last bit what one piece gives."""
-        first = parts[0]
+        first = next(
+            (part for part in parts if part.meteor is None), parts[0]
+        )  # where it lacks, it lacks in all
         meteor = None
         if first.meteor is not None:
             meteor = type(first.meteor).concatenate([part.meteor for part in parts])

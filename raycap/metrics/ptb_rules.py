@@ -93,11 +93,23 @@ def _halves(token: str) -> list[str]:
     return [token[:3], token[3:]]
 
 
-SPLIT_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
+SPLIT_WORDS = ("cannot", "gonna", "gotta", "lemme", "gimme", "wanna")
+# Words of letters alone, lowercased, for which a rule asks: with a stop after them, or to split them.
+RULED_WORDS = frozenset(
+    word.lower()
+    for words in (
+        SPLIT_WORDS,
+        _CLOSING_ABBREVIATIONS,
+        _TITLES,
+        _CAPITALISED_ABBREVIATIONS,
+        NUMBER_ABBREVIATIONS,
+    )
+    for word in words
+)
 
 # (pattern, how to split its token; None keeps it whole)
 _PATTERNS: list[tuple[str, Split | None]] = [
-    (f"((?i:{_any_of(sorted(SPLIT_WORDS))}))", _halves),
+    (f"((?i:{_any_of(SPLIT_WORDS)}))", _halves),
     (r"((?i:'t))(?i:is|was)", None),
     (f"({_TAG})", None),
     *((f"({stem})(?:{_CLITIC})", None) for stem in (_WORD, _HYPHENED, _SLASHED, _JOINED_CAPITALS, _NUMBER)),

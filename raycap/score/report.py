@@ -233,7 +233,8 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     frequency = report["document_frequency"]
     lines.append(f"document frequencies of {frequency['num_images']:,} images: {frequency['source']}")
     lines.append(f"tokenizer: {report['tokenizer']}")
-    lines += [f"no {LABELS.get(name, name)}: {why}" for name, why in report["omitted"].items()]
+    labels = {**LABELS, NEAREST: "nearest training photo"}
+    lines += [f"no {labels[name]}: {why}" for name, why in report["omitted"].items()]
     return lines
 
 

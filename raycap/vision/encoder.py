@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -76,10 +76,10 @@ def find_model(name: str, revision: str = "main") -> Path:
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        folder = _download(name, revision)
+        folder = download(name, revision)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} is no model folder: it has no config.json")
-    if not _weight_files(folder):
+    if not weight_files(folder):
         raise ConfigError(
             f"{name} has no model.safetensors at revision {revision}, and raycap reads no pickled weights; "
             "take the hub's own conversion, e.g. encoder.revision refs/pr/15 for openai/clip-vit-base-patch32"
@@ -87,7 +87,12 @@ def find_model(name: str, revision: str = "main") -> Path:
     return folder
 
 
-def _download(name: str, revision: str) -> Path:
+def download(name: str, revision: str, *, patterns: Sequence[str] = MODEL_FILES) -> Path:
+    """Folder of a hub model's files, downloaded once and then cached.
+
+    Raises:
+        ConfigError: not there or not reachable.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -98,7 +103,7 @@ def _download(name: str, revision: str) -> Path:
 
     looked = f"no encoder {name!r} (revision {revision}): no such folder, and"
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except HFValidationError:
         raise ConfigError(f"{looked} it is no hub id (owner/model); give one or an existing folder") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
@@ -110,7 +115,8 @@ def _download(name: str, revision: str) -> Path:
         raise ConfigError(f"{looked} the hub answered: {str(error).strip().splitlines()[0]}") from None
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder."""
     return sorted(folder.glob("model.safetensors")) or sorted(folder.glob("model-*.safetensors"))
 
 
@@ -130,7 +136,7 @@ def _fingerprint(config: EncoderConfig, folder: Path, preprocess: Preprocessor) 
     settings.pop("transformers_version", None)
     parts = {
         "version": FEATURES_VERSION,
-        "weights": [_file_sha256(file.resolve()) for file in _weight_files(folder)],
+        "weights": [_file_sha256(file.resolve()) for file in weight_files(folder)],
         "config": settings,
         "preprocess": preprocess.fingerprint,
         "layer": config.layer,
@@ -210,7 +216,7 @@ def _load_tower(folder: Path, dtype: torch.dtype) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config = getattr(config, "vision_config", config)
-        with _quiet_transformers():
+        with quiet_transformers():
             model, report = AutoModel.from_pretrained(
                 folder,
                 config=config,
@@ -238,7 +244,7 @@ def _load_tower(folder: Path, dtype: torch.dtype) -> Any:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bar, and no report of the text tower's weights being unused."""
     from transformers.utils import logging
 

@@ -105,7 +105,7 @@ def test_cached_words_do_not_change_tokens(captions: list[str]) -> None:
 
 
 def test_words_of_letters_are_what_the_rules_make_of_them() -> None:
-    """Letters alone, and a comma after them, skip the rules: with each word that a rule knows, in any case."""
+    """Letters alone, or before a comma or stop, skip the rules: with each word that a rule knows, in any case."""
     from raycap.metrics import ptb, ptb_rules
 
     known = " ".join(pattern.pattern for pattern, _ in ptb_rules.RULES)
@@ -113,9 +113,9 @@ def test_words_of_letters_are_what_the_rules_make_of_them() -> None:
     words |= {word + ending for word in ptb_rules.SPLIT_WORDS for ending in ("", "s", "a")}
     assert len(words) > 300
     for word in sorted(words):
-        for chunk in (word, word.upper(), word.capitalize(), f"{word},"):
+        for chunk in (word, word.upper(), word.capitalize(), f"{word},", f"{word}.", f"{word.upper()}."):
             if ptb._CLOSED.fullmatch(chunk):
-                assert ptb._closed_tokens(chunk) == ptb._lex(chunk, f"{chunk}\n", 0, len(chunk))[0], chunk
+                assert ptb._closed_tokens(chunk, {}) == ptb._lex(chunk, f"{chunk}\n", 0, len(chunk))[0], chunk
 
 
 def plain_cider_d(predictions: list[list[str]], references: list[list[list[str]]]) -> list[float]:
