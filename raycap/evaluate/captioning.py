@@ -48,7 +48,8 @@ def caption_split(
         graph = caption_graph(config, folder, manifest, decoding, engines, also)
         for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in batch.to_pylist():
-                said[row.pop("image_id")] = Said(**row)
+                image_id = row.pop("image_id")
+                said[image_id] = Said(**row)
             advance(len(batch))
     return said
 
