@@ -24,7 +24,7 @@ from raycap.evaluate.config import EvaluateConfig, EvaluateOptions
 from raycap.evaluate.report import Answer, default_output, describe, title, write_report
 from raycap.evaluate.training import find_training, nearest_captions, training_captions, training_features
 from raycap.evaluate.workers import WorkerScorer, choose_parts
-from raycap.metrics import PreparedReferences
+from raycap.metrics import DocumentFrequency, PreparedReferences
 from raycap.metrics.measure import CLIP_SCORE, REF_CLIP_SCORE, load_meteor, with_spice
 from raycap.score import read_frequency
 from raycap.score import report as reporting
@@ -74,6 +74,8 @@ class Plan:
 
     training: Sequence[Sequence[str]] = ()
     features: FeaturizeConfig | None = None
+    frequency: DocumentFrequency | None = None
+    """Given, where it is not to be counted in the evaluated references."""
     omitted: dict[str, str] = field(default_factory=dict)
 
 
@@ -84,7 +86,9 @@ def plan(config: EvaluateConfig, folder: str, manifest: Manifest) -> Plan:
         ConfigError, ValueError: a metric asked for by name that cannot be had.
     """
     options = config.evaluate
-    load_meteor(options.meteor)  # what is asked for and missing is said before an hour of captioning
+    # what is asked for and missing is said before an hour of captioning
+    load_meteor(options.meteor)
+    frequency = read_frequency(options.document_frequency) if options.document_frequency else None
     omitted: dict[str, str] = {}
     if options.clip_score:
         from raycap.vision.clip import ClipUnavailableError, find_clip
@@ -95,12 +99,14 @@ def plan(config: EvaluateConfig, folder: str, manifest: Manifest) -> Plan:
             omitted[CLIP_SCORE] = str(error)
     training = find_training(folder, config.data)
     features = None
-    if options.baselines:
+    if options.baselines and options.split == "train":
+        omitted[reporting.NEAREST] = "the evaluated photos are the training photos"
+    elif options.baselines:
         try:
             features = training_features(training, manifest.encoder, moved_to=options.encoder)
         except ConfigError as error:
             omitted[reporting.NEAREST] = str(error)
-    return Plan(training_captions(training), features, omitted)
+    return Plan(training_captions(training), features, frequency, omitted)
 
 
 def score_answers(
@@ -109,7 +115,7 @@ def score_answers(
     """The report of answers: scores with intervals and what stands beside them, on workers where there are many."""
     captions = [answer.caption for answer in answers]
     references = [answer.references for answer in answers]
-    scorer = make_scorer(answers, options)
+    scorer = make_scorer(answers, options, frequency=ask.frequency)
     measured = scorer.measure(captions)
     if options.spice:
         measured = with_spice(measured, reference_tokens(scorer))
@@ -127,11 +133,12 @@ def score_answers(
     )
 
 
-def make_scorer(answers: Sequence[Answer], options: EvaluateOptions) -> WorkerScorer | reporting.LocalScorer:
+def make_scorer(
+    answers: Sequence[Answer], options: EvaluateOptions, *, frequency: DocumentFrequency | None
+) -> WorkerScorer | reporting.LocalScorer:
     """References to measure against, in this process or spread over workers."""
     references = [answer.references for answer in answers]
     ids = [answer.image_id for answer in answers]
-    frequency = read_frequency(options.document_frequency) if options.document_frequency else None
     parts = choose_parts(options.scoring_tasks, num_images=len(answers))
     if parts > 1:
         return WorkerScorer(

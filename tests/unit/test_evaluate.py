@@ -17,7 +17,15 @@ from raycap.checkpoint import Manifest
 from raycap.config import ConfigError, DataConfig
 from raycap.data.featurize import FeaturizeOptions
 from raycap.decoding import DecodingConfig
-from raycap.evaluate import Answer, EvaluateConfig, EvaluateOptions, Plan, choose_decoding, score_answers
+from raycap.evaluate import (
+    Answer,
+    EvaluateConfig,
+    EvaluateOptions,
+    Plan,
+    choose_decoding,
+    plan,
+    score_answers,
+)
 from raycap.evaluate.captioning import Engines, Said, choose_engines
 from raycap.evaluate.report import default_output, describe, write_report
 from raycap.evaluate.training import TrainingSet, find_training, training_captions
@@ -204,3 +212,22 @@ def test_a_report_and_its_captions_are_written(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "out/captions.jsonl").read_text().splitlines()]
     assert [Answer(**line) for line in lines] == ANSWERS
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["captions.jsonl", "report.json"]
+
+
+def test_what_cannot_stand_beside_the_captions_is_said_before_captioning(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    """A missing file of document frequencies was noticed after an hour of captioning."""
+    data = write_prepared(tmp_path / "rows", train=4, val=2)
+    found = plan(config_for(data), f"{tmp_path}/run/checkpoints/step-1", manifest)
+    assert len(found.training) == 4
+    assert (found.features, found.frequency) == (None, None)
+    assert set(found.omitted) == {"clip_score", "nearest"}
+    assert "there are no features of training photos" in found.omitted["nearest"]
+    assert plan(config_for(data, clip_score=False, baselines=False), "run", manifest).omitted == {}
+    train = plan(config_for(data, split="train"), "run", manifest)
+    assert train.omitted["nearest"] == "the evaluated photos are the training photos"
+    with pytest.raises(ValueError, match=r"no such file: f\.json"):
+        plan(config_for(data, document_frequency="f.json"), "run", manifest)
+    with pytest.raises(ValueError, match="the word lists are not here"):
+        plan(config_for(data, meteor="python"), "run", manifest)
