@@ -25,6 +25,6 @@ def score(
     """
     report = stage.score_file(captions, options)
     if options.as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(json.dumps(report, indent=2))
     elif options.per_image:
         print(options.per_image)

@@ -122,4 +122,4 @@ def write_each(path: str, images: Sequence[ImageId], captions: Sequence[str], me
         text = stream.getvalue()
     else:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    storage.write_bytes(path, text.encode())
+    storage.write_bytes(path, text.encode(errors="backslashreplace"))  # half a surrogate pair

@@ -121,7 +121,7 @@ def _same_kind(candidates: Candidates, references: References) -> Mapping[ImageI
     ours, theirs = next(iter(said)), next(iter(known))
     if type(ours) is type(theirs):
         return said
-    csvs = [path for path in (candidates.path, references.path) if path.endswith(".csv")]
+    csvs = [path for path in (candidates.path, references.path) if path.lower().endswith(".csv")]
     if candidates.path in csvs and all(_is_number(image) for image in said):
         return {int(image): caption for image, caption in said.items()}
     if references.path in csvs and all(_is_number(image) for image in known):
@@ -138,7 +138,7 @@ def _kind(image: ImageId) -> str:
 
 def _is_number(image: ImageId) -> bool:
     text = str(image)
-    return text.isascii() and text.isdigit() and str(int(text)) == text
+    return len(text) < 19 and text.isascii() and text.isdigit() and str(int(text)) == text
 
 
 def _one_kind(path: str, images: Iterable[ImageId]) -> None:

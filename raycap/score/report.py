@@ -196,7 +196,8 @@ def print_report(report: Mapping[str, Any], *, title: str) -> None:
     screen.print(title, markup=False, soft_wrap=True)
     screen.print(score_table(report))
     for line in notes(report):
-        screen.print(line, markup=False, soft_wrap=True)
+        # captions may hold half a surrogate pair, which no screen takes
+        screen.print(line.encode(errors="backslashreplace").decode(), markup=False, soft_wrap=True)
     if "comparison" in report:
         screen.print(comparison_table(report))
         for compared in report["comparison"]["metrics"].values():

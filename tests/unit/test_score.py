@@ -336,6 +336,27 @@ def test_each_image_as_json_lines(tmp_path: Path) -> None:
     assert np.mean([row["cider_d"] for row in rows]) == pytest.approx(EXPECTED["cider_d"])
 
 
+def test_half_a_surrogate_pair_is_scored_and_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """JSON can hold what UTF-8 cannot."""
+    path = tmp_path / "said.json"
+    path.write_text('[{"image_id": 1, "candidate": "a \\ud800 dog", "references": ["a dog"]}]')
+    each = tmp_path / "each.jsonl"
+    cli.main(["score", str(path), "--json", "--per-image", str(each)])
+    assert json.loads(capsys.readouterr().out)["metrics"]["bleu_1"] == pytest.approx(1, abs=1e-6)
+    assert json.loads(each.read_text())["rouge_l"] == 1.0
+
+
+def test_upper_case_names_and_long_ids(tmp_path: Path) -> None:
+    said = write(tmp_path / "SAID.CSV", as_csv(RESULTS))
+    options = ScoreOptions(references=write(tmp_path / "WANTED.JSON", ANNOTATIONS), bootstrap=0)
+    assert score_file(said, options)["metrics"] == pytest.approx(EXPECTED, abs=1e-15)
+    said = write(tmp_path / "said.csv", "image_id,caption\n" + "7" * 5000 + ",a\n")
+    with pytest.raises(ScoreInputError, match="write them the same way"):
+        score_file(said, options)
+
+
 def make_many(size: int, *, worse: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Captions of which the other set has lost their first word in `worse` images."""
     texts = [f"a red dog number{i} runs over the green grass" for i in range(size)]
