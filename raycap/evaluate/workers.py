@@ -12,9 +12,10 @@ from typing import Any
 
 from raycap.metrics import DocumentFrequency, PreparedReferences, merge_counts
 from raycap.metrics.corpus import own_source
-from raycap.metrics.measure import Measured, MeteorMode, load_meteor, measure
+from raycap.metrics.measure import Measured, MeteorMode
+from raycap.score.parts import measure_part, prepare_part
 
-WORKER_IMAGES = 20_000  # from so many on, one process is the slower way
+WORKER_IMAGES = 20_000  # below, one process is done in the seconds that tasks take to start
 PART_IMAGES = 5_000  # at least, where nobody says how many parts
 
 
@@ -38,7 +39,7 @@ class WorkerScorer:
 
         self.meteor = meteor
         self.cuts = [len(references) * part // num_parts for part in range(num_parts + 1)]
-        prepare = ray.remote(num_cpus=1, num_returns=2)(_prepare)
+        prepare = ray.remote(num_cpus=1, num_returns=2)(prepare_part)
         made = [
             prepare.remote(list(references[begin:end]), list(ids[begin:end]), _below(references, end))
             for begin, end in self._slices()
@@ -59,7 +60,7 @@ class WorkerScorer:
         """
         import ray
 
-        score = ray.remote(num_cpus=1)(_measure)
+        score = ray.remote(num_cpus=1)(measure_part)
         parts = [
             score.remote(part, list(captions[begin:end]), list(captions[end : end + 1]), self.meteor)
             for part, (begin, end) in zip(self.parts, self._slices(), strict=True)
@@ -88,21 +89,6 @@ def choose_parts(wanted: int, *, num_images: int) -> int:
 def _below(references: Sequence[Sequence[str]], end: int) -> list[str]:
     """The first caption of what follows a part; empty at the end."""
     return list(references[end][:1]) if end < len(references) else []
-
-
-def _prepare(
-    references: list[list[str]], ids: list[object], below: list[str]
-) -> tuple[PreparedReferences, DocumentFrequency]:
-    captions = [caption for image in references for caption in image]
-    prepared = PreparedReferences(references, ids=ids, following=[*captions[1:], *(below or [""])])
-    return prepared, prepared.own_document_frequency
-
-
-def _measure(
-    prepared: PreparedReferences, captions: list[str], below: list[str], meteor: MeteorMode
-) -> Measured:
-    following = [*captions[1:], *(below or [""])]
-    return measure(captions, prepared, meteor=load_meteor(meteor), following=following)
 
 
 def _get(references: list[Any]) -> Any:

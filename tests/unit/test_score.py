@@ -539,6 +539,15 @@ def test_evaluates_meteor_face(monkeypatch: pytest.MonkeyPatch) -> None:
         metrics.load("meteor")
 
 
+def test_a_worker_that_scores_a_part_loads_neither_ray_nor_torch() -> None:
+    """Its functions lay beside the engines', and every worker waited for torch."""
+    script = (
+        "import sys, raycap.score.parts; sys.exit(bool({'torch', 'ray', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_scoring_loads_neither_ray_nor_torch(tmp_path: Path) -> None:
     path = write(tmp_path / "said.json", LISTED)
     script = (
