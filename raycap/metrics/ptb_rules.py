@@ -142,7 +142,7 @@ _PATTERNS: list[tuple[str, Split | None]] = [
     (rf"({_CLOSING}\.)[\s\S]{{0,2}}", None),
     (rf"((?i:{_any_of(_TITLES)})\.)", None),
     (r"([A-Za-z]\.)", None),
-    (rf"([A-Za-z])\.[ \t\r\n\xa0]+(?:(?:{_any_of(_SENTENCE_STARTS)}|M[rs]\.)[ \t\r\n\xa0]|{_TAG})", None),
+    (rf"([A-Za-z])\.[ \t\r\n\xa0]+(?:{_any_of(_SENTENCE_STARTS)}|M[rs]\.|{_TAG})[ \t\r\n\xa0]", None),
     (rf"({_INITIALS}\.)", None),
     (rf"((?:{_WORD}|{_HYPHENED}|{_DOTTED_HYPHENED})\.)[,;:\u3001]", None),
     (rf"((?i:{_any_of(NUMBER_ABBREVIATIONS)})\.)(?:[ \t\r\n\xa0]?{_D})", None),

@@ -77,6 +77,16 @@ def test_the_caption_below_decides_whether_a_last_letter_keeps_its_stop() -> Non
     assert parts == tokenize(captions)
 
 
+def test_a_tag_ends_a_sentence_only_with_a_space_behind_it() -> None:
+    """The letter before "<b>he" lost its stop; the random comparison with the reference tool found it."""
+    assert tokenize(["x A. <b> he", "x A. <b>", "x A. <b>he", "x A.  <b>, he"]) == [
+        ["x", "a", "<b>", "he"],
+        ["x", "a", "<b>"],
+        ["x", "a.", "<b>", "he"],
+        ["x", "a.", "<b>", "he"],
+    ]
+
+
 TEXT = st.one_of(
     st.text(max_size=40),
     st.lists(st.sampled_from(list(" '\"`.,-/()<>&@#$5a1BnotTé½“’…_*+=:;!?")), max_size=24).map("".join),
