@@ -28,6 +28,9 @@ class FakeStatistics:
     def take(self, rows: npt.NDArray[np.int64]) -> FakeStatistics:
         return FakeStatistics(self.lengths[rows])
 
+    def resampled(self, counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return counts @ self.lengths / counts.sum(axis=1) / 10
+
     def score(self) -> float:
         return float(self.lengths.sum()) / len(self.lengths) / 10
 

@@ -73,9 +73,7 @@ class Measured:
         """Corpus scores of resamplings; see `raycap.metrics.bootstrap`."""
         found = self.statistics.resampled(counts)
         if self.meteor is not None:
-            places = np.arange(len(self))
-            rows = (np.repeat(places, row.astype(np.int64)) for row in counts)
-            found[METEOR] = np.array([self.meteor.take(row).score() for row in rows], dtype=np.float64)
+            found[METEOR] = self.meteor.resampled(counts)
         for name, values in self.means.items():
             found[name] = counts @ values / counts.sum(axis=1)
         return _in_order(found)
