@@ -22,6 +22,7 @@ SECTIONS = {
     "train-step": "raycap.benchmarks.train_step:train_step_rows",
     "featurize": "raycap.benchmarks.featurize:featurize_rows",
     "precision": "raycap.benchmarks.precision:precision_rows",
+    "metrics": "raycap.benchmarks.metrics:metrics_rows",
     "prepare-memory": "raycap.benchmarks.prepare:prepare_memory_rows",
 }
 COLUMNS = ("row", "value", "unit", "ratio", "ratio_to", "aim", "floor_gap", "threads", "sizes")
@@ -39,7 +40,7 @@ def main(
     Parameters
     ----------
     sections
-        Any of decode, train-step, featurize, precision, prepare-memory; the first three where none is named.
+        Any of decode, train-step, featurize, precision, metrics, prepare-memory; the first three where none is named.
     quick
         Fewer repeats and sizes: a smoke test, not a measurement.
     output

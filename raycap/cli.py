@@ -26,7 +26,9 @@ COMMANDS = {
     "prepare": "Raw photos and captions to canonical rows (Parquet).",
     "featurize": "Rows to image features, once per image, on a pool of encoders.",
     "train": "Fine-tune a captioner on N workers.",
-    "evaluate": "Score a checkpoint on a split: BLEU, ROUGE-L, CIDEr-D; decodes as the checkpoint says, or flags.",
+    "evaluate": "Caption a split with a checkpoint and score it; decodes as the checkpoint says, or flags.",
+    "score": "Score anybody's captions against references, compare two; needs neither Ray nor network.",
+    "document-frequency": "Count a set of captions for CIDEr-D: a training set's, for rewards and small sets.",
     "caption": "Caption photos or a folder of them; decodes as the checkpoint says, or flags.",
     "presets": "List the presets, or print one.",
 }
@@ -53,7 +55,8 @@ def build_app(*, family: str = "") -> App:
     )
     for name, text in COMMANDS.items():
         if name != "train":
-            app.command(f"raycap.commands.{name}:{name}", name=name, help=text)
+            module = name.replace("-", "_")
+            app.command(f"raycap.commands.{module}:{module}", name=name, help=text)
     if family:
         from raycap.commands.train import train_command  # loads torch
 

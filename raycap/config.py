@@ -7,6 +7,7 @@ Knows nothing of the command line (cli.py) nor of any stage.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -40,6 +41,13 @@ class DataConfig(Frozen):
     """Folder (or URI) of prepared rows: Parquet shards by split and a manifest."""
     limit: int = Field(default=0, ge=0)
     """Images to use of each split, for quick trials; 0 uses all."""
+
+
+def cache_folder() -> Path:
+    """Where raycap keeps what it can make again: RAYCAP_CACHE, or raycap/ in the user's cache directory."""
+    own = os.environ.get("RAYCAP_CACHE")
+    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own).expanduser() if own else Path(shared) / "raycap"
 
 
 def preset_names() -> list[str]:

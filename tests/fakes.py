@@ -137,3 +137,38 @@ def make_batch(
         caption_index=torch.from_numpy(arrays["caption_index"]),
         image_key=torch.tensor([image_key(str(index)) for index in range(len(captions))]),
     )
+
+
+def make_clip(folder: Path, *, image_size: int = 32, patch_size: int = 8, vision_dim: int = 24) -> Path:
+    """A whole CLIP of random weights: an image tower like `make_encoder`'s, a text tower, and its tokenizer."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+    make_encoder(folder, image_size=image_size, patch_size=patch_size, vision_dim=vision_dim)
+    vision = json.loads((folder / "config.json").read_text())
+    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    trained.normalizer, trained.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=special, end_of_word_suffix="</w>", show_progress=False
+    )
+    trained.train_from_iterator(["a photo depicts", *CAPTIONS], trainer)
+    with tempfile.TemporaryDirectory() as parts:
+        vocab, merges = trained.model.save(parts)
+        CLIPTokenizer(vocab, merges, model_max_length=16).save_pretrained(str(folder))
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": trained.get_vocab_size(),
+        "hidden_size": 20,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 16,
+        "bos_token_id": trained.token_to_id(special[0]),
+        "eos_token_id": trained.token_to_id(special[1]),
+        "pad_token_id": trained.token_to_id(special[1]),
+        "initializer_range": 0.3,
+    }
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=12, initializer_factor=20.0)
+    CLIPModel(config).save_pretrained(str(folder))
+    return folder

@@ -12,14 +12,15 @@ from raycap.models.gpt2_cross import Gpt2CrossConfig
 from raycap.vision import EncoderConfig, VisionEncoder
 
 
-def make_run(folder: Path) -> Path:
+def make_run(folder: Path, *, encoder: Path | None = None) -> Path:
     """A gpt2_cross of random weights, whose captions depend on the image, saved as step 7 of a run."""
     import torch
 
-    encoder = VisionEncoder(EncoderConfig(name=str(make_encoder(folder / "encoder"))), device="cpu")
+    place = encoder or make_encoder(folder / "encoder")
+    vision = VisionEncoder(EncoderConfig(name=str(place)), device="cpu")
     config = Gpt2CrossConfig(language_model=str(make_language_model(folder / "language_model")))
     tokenizer = config.load_tokenizer()
-    model = config.build(tokenizer=tokenizer, vision_dim=encoder.vision_dim)
+    model = config.build(tokenizer=tokenizer, vision_dim=vision.vision_dim)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora" not in name and parameter.ndim > 1:
@@ -29,10 +30,10 @@ def make_run(folder: Path) -> Path:
         model_config=config,
         tokenizer=tokenizer,
         encoder=EncoderInfo(
-            config=encoder.config,
-            fingerprint=encoder.fingerprint,
-            vision_dim=encoder.vision_dim,
-            patches=encoder.patches,
+            config=vision.config,
+            fingerprint=vision.fingerprint,
+            vision_dim=vision.vision_dim,
+            patches=vision.patches,
         ),
         decoding=DecodingConfig(beams=2, max_tokens=8),
         metrics={"val_loss": 3.0, "cider_d": 0.1},

@@ -20,7 +20,7 @@ def evaluate(
     decoding: Annotated[GivenDecoding, Parameter(show_default=False)] = CHECKPOINTS_OWN,
     options: Annotated[stage.EvaluateOptions, Parameter(name="*")] = stage.EvaluateOptions(),
 ) -> None:
-    """Caption a split and score the captions: BLEU-1..4, ROUGE-L, CIDEr-D, with 95 % intervals.
+    """Caption a split and score the captions: BLEU-1..4, ROUGE-L, CIDEr-D, METEOR, CLIPScore, with 95 % intervals.
 
     Prints the path of report.json, which holds what is needed to reproduce it; captions.jsonl lies beside it.
     Decoding settings that are not given are the checkpoint's own; --beams is short for --decoding.beams.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -18,7 +17,7 @@ from ray.data.collate_fn import NumpyBatchCollateFn
 
 from raycap import storage
 from raycap.config import ConfigError, DataConfig
-from raycap.data.chunks import Chunk, chunk_rows, drop_rows, image_keys, list_chunks, read_chunk, read_rows
+from raycap.data.chunks import Chunk, chunk_rows, drop_rows, image_keys, read_rows
 from raycap.data.featurize import (
     FeaturizeConfig,
     FeaturizeOptions,
@@ -27,9 +26,10 @@ from raycap.data.featurize import (
     feature_graph,
     features_folder,
 )
-from raycap.data.manifest import read_data_manifest, read_feature_manifest
+from raycap.data.manifest import read_feature_manifest
+from raycap.data.splits import split_chunks
 from raycap.data.stages import MIRRORED, ROWS_PER_GROUP
-from raycap.schema import CaptionBatch, image_key
+from raycap.schema import CaptionBatch
 from raycap.text import CaptionTokenizer, pack
 from raycap.vision import EncoderConfig, Preprocessor, encoder_fingerprint
 from raycap.vision.encoder import find_model
@@ -43,14 +43,6 @@ FEATURE_COLUMNS = ("image_id", "split", "features", "captions")
 KEY_BITS = 63  # of an image key that choose between a photo and its mirror image, one an epoch
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What people wrote about an image."""
-
-    image_id: str
-    captions: list[str]
-
-
 def open_rows(path: str, split: str, *, columns: Sequence[str] | None = None, limit: int = 0) -> Dataset:
     """Prepared rows of a split, in order: ImageRow, or the columns asked for.
 
@@ -60,32 +52,6 @@ def open_rows(path: str, split: str, *, columns: Sequence[str] | None = None, li
     chunks = split_chunks(path, split, limit=limit, max_rows=ROWS_PER_READ)
     with in_order():
         return chunk_rows(chunks, read_rows, columns=None if columns is None else list(columns))
-
-
-def read_references(path: str, split: str, *, limit: int = 0) -> dict[int, Reference]:
-    """The captions of a split's images by image_key, in order.
-
-    Raises:
-        ConfigError: no prepared rows there, or none of that split.
-    """
-    found: dict[int, Reference] = {}
-    for chunk in split_chunks(path, split, limit=limit, max_rows=1 << 30):
-        for row in read_chunk(chunk, columns=["image_id", "captions"]).to_pylist():
-            found[image_key(row["image_id"])] = Reference(row["image_id"], row["captions"])
-    return found
-
-
-def split_chunks(path: str, split: str, *, limit: int, max_rows: int) -> list[Chunk]:
-    """Chunks of a split's prepared rows.
-
-    Raises:
-        ConfigError: no finished rows there, or none of that split.
-    """
-    counts = read_data_manifest(path).counts
-    if not counts.get(split):
-        known = ", ".join(name for name, count in counts.items() if count) or "none"
-        raise ConfigError(f"no images of split {split!r} at {path}; splits with images: {known}")
-    return list_chunks(storage.join(storage.absolute(path), split), max_rows=max_rows, limit=limit)
 
 
 def training_rows(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +17,16 @@ from raycap.data.resources import Pool, choose_pool
 from raycap.decoding import DecodingConfig
 from raycap.engine import CaptionEngine, moved_encoder
 from raycap.evaluate.config import EvaluateConfig, EvaluateOptions
-from raycap.vision import Preprocessor
+from raycap.evaluate.training import list_column
+from raycap.metrics.clip_score import PROMPT, clip_score, ref_clip_score
+from raycap.metrics.measure import CLIP_SCORE, REF_CLIP_SCORE
+from raycap.vision import EncoderConfig, Preprocessor
 from raycap.vision.encoder import find_model
 
 if TYPE_CHECKING:
     from ray.data import Dataset
+
+    from raycap.vision.clip import Clip
 
 BATCHES_PER_CHUNK = 4
 
@@ -33,26 +39,54 @@ def caption_split(
     *,
     engines: Pool,
     num_images: int,
-) -> dict[str, tuple[str, float]]:
-    """Caption and score of every image of the split, by image id."""
-    said: dict[str, tuple[str, float]] = {}
+    also: Also,
+) -> dict[str, Said]:
+    """What the engines say of every image of the split, by image id."""
+    said: dict[str, Said] = {}
     with progress("caption", total=num_images) as advance, plain_errors():
-        graph = caption_graph(config, folder, manifest, decoding, engines)
+        graph = caption_graph(config, folder, manifest, decoding, engines, also)
         for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in batch.to_pylist():
-                said[row["image_id"]] = (row["caption"], row["score"])
+                image_id = row.pop("image_id")
+                said[image_id] = Said(**row)
             advance(len(batch))
     return said
 
 
+@dataclass(frozen=True)
+class Also:
+    """What the engines are asked for beside captions."""
+
+    clip: bool = False
+    """CLIPScores."""
+    mean: bool = False
+    """Each image's mean feature."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an engine says of an image."""
+
+    caption: str
+    score: float
+    clip_score: float | None = None
+    ref_clip_score: float | None = None
+    mean: list[float] | None = None
+
+
 def caption_graph(
-    config: EvaluateConfig, folder: str, manifest: Manifest, decoding: DecodingConfig, engines: Pool
+    config: EvaluateConfig,
+    folder: str,
+    manifest: Manifest,
+    decoding: DecodingConfig,
+    engines: Pool,
+    also: Also,
 ) -> Dataset:
     """The streaming graph: CPU tasks read and decode chunks of rows, a pool of engines captions them."""
     from ray.data import ActorPoolStrategy
 
     from raycap.data.chunks import chunk_rows
-    from raycap.data.loading import split_chunks
+    from raycap.data.splits import split_chunks
     from raycap.data.stages import decode_chunk
 
     options = config.evaluate
@@ -85,6 +119,8 @@ def caption_graph(
             "decoding": decoding.model_dump(mode="json"),
             "batch_size": options.batch_size,
             "threads": engines.cpus,
+            "mean": also.mean,
+            "clip": encoder.model_dump(mode="json") if also.clip else None,
             "load": {**options.of_engine(), "device": engines.device},
         },
     )
@@ -120,26 +156,65 @@ def choose_engines(options: EvaluateOptions) -> Pool:
 
 
 class EngineActor:
-    """An engine in Ray Data's actor pool."""
+    """An engine in Ray Data's actor pool, and a whole CLIP beside it where scores are asked for."""
 
     def __init__(
-        self, *, folder: str, decoding: dict[str, Any], batch_size: int, threads: int, load: dict[str, Any]
+        self,
+        *,
+        folder: str,
+        decoding: dict[str, Any],
+        batch_size: int,
+        threads: int,
+        mean: bool,
+        clip: dict[str, Any] | None,
+        load: dict[str, Any],
     ) -> None:
         torch.set_num_threads(threads)
         self.engine = CaptionEngine.load(folder, **load)
         self.decoding = DecodingConfig.model_validate(decoding)
         self.batch_size = batch_size
+        self.mean = mean
+        self.clip = None
+        if clip is not None:
+            from raycap.vision.clip import Clip
+
+            self.clip = Clip.load(EncoderConfig.model_validate(clip), device=self.engine.encoder.device)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """The best caption of each row's pixels, and its score."""
+        """The best caption of each row's pixels, its score, and what else was asked for."""
         from raycap.data.stages import tensor_column
 
         pixels = np.array(tensor_column(rows, "pixels"))  # a copy: torch warns of Ray's read-only memory
-        found = [
-            captions[0]
+        wanted = rows["captions"].to_pylist()
+        parts = [
+            self.answer(pixels[begin : begin + self.batch_size], wanted[begin : begin + self.batch_size])
             for begin in range(0, len(pixels), self.batch_size)
-            for captions in self.engine.caption_pixels(pixels[begin : begin + self.batch_size], self.decoding)
         ]
-        texts = pa.array([caption.text for caption in found], pa.string())
-        scores = pa.array([caption.score for caption in found], pa.float64())
-        return pa.table({"image_id": rows["image_id"], "caption": texts, "score": scores})
+        columns = {name: pa.concat_arrays([part[name] for part in parts]) for name in parts[0]}
+        return pa.table({"image_id": rows["image_id"], **columns})
+
+    def answer(self, pixels: np.ndarray[Any, Any], wanted: list[list[str]]) -> dict[str, pa.Array]:
+        """Columns of one batch; `wanted` are the references."""
+        features = self.engine.encoder.encode(pixels)  # (batch, patches, vision_dim)
+        best = [captions[0] for captions in self.engine.caption_features(features, self.decoding)]
+        columns = {
+            "caption": pa.array([caption.text for caption in best], pa.string()),
+            "score": pa.array([caption.score for caption in best], pa.float64()),
+        }
+        if self.mean:
+            columns["mean"] = list_column(features.float().mean(dim=1).cpu().numpy())
+        if self.clip is not None:
+            scores = clip_scores(self.clip, pixels, [caption.text for caption in best], wanted)
+            columns |= {name: pa.array(values, pa.float64()) for name, values in scores.items()}
+        return columns
+
+
+def clip_scores(
+    clip: Clip, pixels: np.ndarray[Any, Any], captions: list[str], references: list[list[str]]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """CLIPScore and RefCLIPScore of captions on their images."""
+    said = clip.embed_texts([f"{PROMPT}{caption}" for caption in captions])
+    theirs = clip.embed_texts([f"{PROMPT}{caption}" for image in references for caption in image])
+    parts = np.split(theirs, np.cumsum([len(image) for image in references])[:-1])
+    scores = clip_score(clip.embed_images(pixels), said)
+    return {CLIP_SCORE: scores, REF_CLIP_SCORE: ref_clip_score(scores, said, parts)}

@@ -7,10 +7,11 @@ from pydantic import Field
 from raycap.config import DataConfig, Frozen
 from raycap.decoding import DecodingConfig
 from raycap.engine import EngineOptions
+from raycap.score.config import ScoringOptions
 
 
-class EvaluateOptions(EngineOptions):
-    """Which images, where the report goes, and what the engines run on."""
+class EvaluateOptions(EngineOptions, ScoringOptions):
+    """Which images, where the report goes, what the engines run on, and which metrics."""
 
     split: str = "val"
     """train, val or test."""
@@ -24,10 +25,10 @@ class EvaluateOptions(EngineOptions):
     """GPUs, or a part of one, that an engine on CUDA reserves."""
     cpus_per_engine: int = Field(default=0, ge=0)
     """CPUs an engine reserves and computes with; 0: one on a GPU, else this machine's cores shared out."""
-    bootstrap: int = Field(default=1000, ge=0)
-    """Resamplings of the images for the 95 % intervals; 0 leaves the intervals out."""
-    seed: int = Field(default=0, ge=0)
-    """Of the resampling."""
+    clip_score: bool = True
+    """CLIPScore and RefCLIPScore, where the run's encoder is a whole CLIP with its text tower."""
+    scoring_tasks: int = Field(default=0, ge=0)
+    """Ray tasks that score captions, a part each; 0: none below 20,000 images, else one a CPU. Figures are the same."""
 
 
 class EvaluateConfig(Frozen):

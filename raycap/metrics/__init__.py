@@ -6,6 +6,7 @@ an `evaluate.Metric`. Knows nothing of models, files or Ray.
 
 from __future__ import annotations
 
+from raycap.metrics import bootstrap
 from raycap.metrics.corpus import NAMES, PreparedReferences, Statistics, score, score_each
 from raycap.metrics.faces import load
 from raycap.metrics.ngrams import DocumentFrequency, merge_counts
@@ -16,6 +17,7 @@ __all__ = [
     "DocumentFrequency",
     "PreparedReferences",
     "Statistics",
+    "bootstrap",
     "load",
     "merge_counts",
     "score",

@@ -7,6 +7,7 @@ Knows nothing of files or of Ray.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raycap.metrics import ptb
+from raycap.metrics.joins import Join, Postings, ranges
 from raycap.metrics.ngrams import ORDERS, DocumentFrequency, Entries, Ints, NgramTable, Words
 from raycap.metrics.rouge import rouge_l
 
@@ -41,9 +43,20 @@ class Statistics:
         fields = cls.__dataclass_fields__
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})
 
+    def __len__(self) -> int:
+        return len(self.length)
+
     def take(self, rows: Ints) -> Statistics:
-        """Statistics of some images, with repetition: what a bootstrap resamples."""
+        """Statistics of some images, with repetition."""
         return Statistics(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+
+    def resampled(self, counts: Floats) -> dict[str, Floats]:
+        """Corpus scores of resamplings given as counts (resamplings, images); see `raycap.metrics.bootstrap`."""
+        lengths = [counts @ length.astype(np.float64) for length in (self.length, self.reference_length)]
+        # whole numbers, so these sums are exact
+        grams = [counts @ count.astype(np.float64) for count in (self.correct, self.guessed)]
+        means = [counts @ values / counts.sum(axis=1) for values in (self.rouge_l, self.cider_d)]
+        return dict(zip(NAMES, [*_bleu(*grams, *lengths).T, *means], strict=True))
 
     def scores(self) -> dict[str, float]:
         """Corpus scores. Sums are exact (integers, math.fsum), so the order of images does not matter."""
@@ -64,7 +77,12 @@ class Statistics:
         return dict(zip(NAMES, [*bleu.T, self.rouge_l, self.cider_d], strict=True))
 
 
-def _bleu(correct: Ints, guessed: Ints, length: Ints, reference_length: Ints) -> Floats:
+def _bleu(
+    correct: Ints | Floats,
+    guessed: Ints | Floats,
+    length: Ints | Floats,
+    reference_length: Ints | Floats,
+) -> Floats:
     """BLEU-1..4, (rows, 4), with the reference's smoothing constants and brevity penalty."""
     precision = np.cumprod((correct + _TINY) / (guessed + _SMALL), axis=1)
     bleu = precision ** (1.0 / np.array(ORDERS))  # (rows, 4)
@@ -104,35 +122,62 @@ class PreparedReferences:
         self._first = np.concatenate([[0], np.cumsum(sizes)]).astype(
             np.int64
         )  # (images + 1,) first caption of each
-        self._image_of = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
+        self.image_of = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
         words = Words.of(self.tokens)
-        source = f"the {self.num_images} evaluated images' references"
-        own = DocumentFrequency.of(words, self._image_of, num_images=self.num_images, source=source)
-        self.document_frequency = document_frequency or own
-        self._table = own.table
-        self._lengths = words.lengths
-        self._count(words)
+        source = own_source(self.num_images)
+        self._table, numbers = NgramTable.of(words)
+        self.own_document_frequency = DocumentFrequency.of(
+            words, self.image_of, numbered=(self._table, numbers), num_images=self.num_images, source=source
+        )
+        self.document_frequency = document_frequency or self.own_document_frequency
+        self.lengths = words.lengths
+        self._count(words, numbers)
 
     def __len__(self) -> int:
         return self.num_images
+
+    def weighed_by(self, document_frequency: DocumentFrequency) -> PreparedReferences:
+        """The same references with other document frequencies, nothing tokenized again."""
+        other = copy.copy(self)
+        other.document_frequency = document_frequency
+        words = Words.of(self.tokens)
+        other._count(words, self._table.find(words))
+        return other
 
     def tokens_of(self, image: int) -> list[list[str]]:
         """Tokens of an image's references."""
         return self.tokens[int(self._first[image]) : int(self._first[image + 1])]
 
-    def _count(self, words: Words) -> None:
-        numbers = self._table.find(words)
-        weighed = self.document_frequency.table.find(words)
+    def all_tokens(self) -> list[list[list[str]]]:
+        """Tokens of each image's references."""
+        return [self.tokens_of(image) for image in range(self.num_images)]
+
+    def _count(self, words: Words, numbers: list[Ints]) -> None:
+        weighed = self._weighed(words, numbers)
         num_captions = len(words.lengths)
-        self._norms = np.zeros((num_captions, 4))
-        self._joins: list[_Join] = []
+        self.norms = np.zeros((num_captions, 4))
+        self.joins: list[Join] = []
         for order, number, df_number in zip(ORDERS, numbers, weighed, strict=True):
             entries = Entries.of(words, order, number, number, df_number)
             vector = entries.count * self.document_frequency.weights(order, entries.df_number)
             squares = np.bincount(entries.owner, weights=vector**2, minlength=num_captions)
-            self._norms[:, order - 1] = np.sqrt(squares)
+            self.norms[:, order - 1] = np.sqrt(squares)
             size = self._table.size(order)
-            self._joins.append(_Join.of(entries, vector, self._image_of, max(size, 1)))
+            self.joins.append(Join.of(entries, vector, self.image_of, max(size, 1)))
+
+    def numbers_of(self, words: Words) -> tuple[list[Ints], list[Ints]]:
+        """Numbers of n-grams in the references' table and in the document frequencies'."""
+        numbers = self._table.find(words)
+        return numbers, self._weighed(words, numbers)
+
+    def postings(self, order: int) -> Postings:
+        """The references' n-grams of one order, sorted by n-gram."""
+        return self.joins[order - 1].postings
+
+    def _weighed(self, words: Words, numbers: list[Ints]) -> list[Ints]:
+        """Numbers in the document frequencies' table, which may be the references' own."""
+        table = self.document_frequency.table
+        return numbers if table is self._table else table.find(words)
 
     def statistics(
         self,
@@ -154,6 +199,13 @@ class PreparedReferences:
         image = self._images(predictions, images)
         check_predictions(predictions, [self.ids[index] for index in image.tolist()])
         tokens = ptb.tokenize(predictions, following=following)
+        return self.statistics_of_tokens(tokens, images=image)
+
+    def statistics_of_tokens(
+        self, tokens: list[list[str]], *, images: Sequence[int] | Ints | None = None
+    ) -> Statistics:
+        """`statistics` of predictions that are tokenized already."""
+        image = self._images(tokens, images)
         matched = self._match(tokens, image)
         rouge = [
             rouge_l(caption, self.tokens_of(index))
@@ -174,7 +226,7 @@ class PreparedReferences:
         check_predictions(predictions, [self.ids[index] for index in image.tolist()])
         return self._match(ptb.tokenize(predictions), image).cider_d
 
-    def _images(self, predictions: Sequence[str], images: Sequence[int] | None) -> Ints:
+    def _images(self, predictions: Sequence[object], images: Sequence[int] | Ints | None) -> Ints:
         if isinstance(predictions, str):
             raise ValueError("predictions must be a list of captions and is one string")
         wanted = np.arange(self.num_images) if images is None else np.asarray(images, dtype=np.int64)
@@ -192,14 +244,12 @@ class PreparedReferences:
     def _match(self, tokens: list[list[str]], image: Ints) -> _Matched:
         words = Words.of(tokens)
         _, local = NgramTable.of(words)
-        numbers = self._table.find(words)
-        same = self.document_frequency.table is self._table
-        weighed = numbers if same else self.document_frequency.table.find(words)
+        numbers, weighed = self.numbers_of(words)
         size = len(image)
         pairs_first = np.concatenate([[0], np.cumsum(self._first[image + 1] - self._first[image])]).astype(
             np.int64
         )
-        pair_caption = _ranges(
+        pair_caption = ranges(
             self._first[image], self._first[image + 1]
         )  # every (prediction, reference) pair
         pair_owner = np.repeat(np.arange(size), np.diff(pairs_first))
@@ -213,7 +263,7 @@ class PreparedReferences:
             norm = np.sqrt(np.bincount(entries.owner, weights=vector**2, minlength=size))
             if order == 2:
                 bigrams = np.bincount(entries.owner, weights=entries.count, minlength=size).astype(np.int64)
-            found = self._joins[at].find(image[entries.owner], entries.number)
+            found = self.joins[at].find(image[entries.owner], entries.number)
             clipped = np.minimum(entries.count, found.most)
             correct[:, at] = np.bincount(entries.owner, weights=clipped, minlength=size).astype(np.int64)
             row = (
@@ -223,7 +273,7 @@ class PreparedReferences:
             )
             product = np.minimum(vector[found.entry], found.vector) * found.vector
             dot = np.bincount(row, weights=product, minlength=len(pair_caption)).astype(np.float64)
-            norms = norm[pair_owner] * self._norms[pair_caption, at]
+            norms = norm[pair_owner] * self.norms[pair_caption, at]
             similarity[:, at] = np.divide(dot, norms, out=dot.copy(), where=norms != 0)
         difference = (bigrams[pair_owner] - self._bigrams(pair_caption)).astype(np.float64)
         similarity *= np.exp(-(difference**2) / (2 * SIGMA**2))[:, None]
@@ -235,14 +285,14 @@ class PreparedReferences:
         return _Matched(correct, guessed, words.lengths, cider)
 
     def _bigrams(self, captions: Ints) -> Ints:
-        return np.maximum(self._lengths[captions] - 1, 0)
+        return np.maximum(self.lengths[captions] - 1, 0)
 
     def _nearest_length(self, length: Ints, image: Ints) -> Ints:
         """Words of the reference nearest in length to each prediction, the shorter of two as near."""
-        captions = _ranges(self._first[image], self._first[image + 1])
+        captions = ranges(self._first[image], self._first[image + 1])
         sizes = self._first[image + 1] - self._first[image]
         owner = np.repeat(np.arange(len(image)), sizes)
-        words = self._lengths[captions]
+        words = self.lengths[captions]
         # One number sorts by distance, then by length.
         rank = np.abs(words - length[owner]) << 32 | words
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
@@ -258,50 +308,9 @@ class _Matched:
     cider_d: Floats
 
 
-@dataclass(frozen=True)
-class _Found:
-    most: Ints  # for each entry, the n-gram's largest count in one reference of the image
-    entry: Ints  # the entry of each hit
-    caption: Ints  # the reference of each hit
-    vector: Floats  # that reference's weight of the n-gram
-
-
-@dataclass(frozen=True)
-class _Join:
-    """The references' n-grams of one order, sorted by image and n-gram."""
-
-    size: int
-    keys: Ints  # image * size + number, sorted
-    caption: Ints
-    vector: Floats
-    count: Ints
-
-    @classmethod
-    def of(cls, entries: Entries, vector: Floats, image_of: Ints, size: int) -> _Join:
-        keys = image_of[entries.owner] * size + entries.number
-        order = np.argsort(keys, kind="stable")
-        return cls(size, keys[order], entries.owner[order], vector[order], entries.count[order])
-
-    def find(self, image: Ints, number: Ints) -> _Found:
-        wanted = np.where(number >= 0, image * self.size + number, -1)
-        start = np.searchsorted(self.keys, wanted, side="left")
-        stop = np.searchsorted(self.keys, wanted, side="right")
-        hits = _ranges(start, stop)
-        entry = np.repeat(np.arange(len(wanted)), stop - start)
-        most = np.zeros(len(wanted), dtype=np.int64)
-        np.maximum.at(most, entry, self.count[hits])
-        return _Found(most, entry, self.caption[hits], self.vector[hits])
-
-
-def _ranges(start: Ints, stop: Ints) -> Ints:
-    """The integers of [start, stop) of each row, one after another."""
-    sizes = stop - start
-    total = int(sizes.sum())
-    if not total:
-        return np.zeros(0, dtype=np.int64)
-    before = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    ranges: Ints = np.arange(total, dtype=np.int64) - before + np.repeat(start, sizes)
-    return ranges
+def own_source(num_images: int) -> str:
+    """How document frequencies of the references themselves are named."""
+    return f"the {num_images:,} evaluated images' references"
 
 
 def check_references(references: Sequence[Sequence[str]], ids: Sequence[object]) -> None:

@@ -9,28 +9,37 @@ import functools
 from typing import Any
 
 from raycap.metrics.corpus import NAMES, PreparedReferences
+from raycap.metrics.measure import METEOR, load_meteor
+from raycap.metrics.ptb import tokenize
 
 _GROUPS = {"bleu": ("bleu_1", "bleu_2", "bleu_3", "bleu_4"), "captions": NAMES}
 _CITATIONS = {
     "bleu": "Papineni et al. 2002, BLEU: a method for automatic evaluation of machine translation",
     "rouge_l": "Lin 2004, ROUGE: a package for automatic evaluation of summaries",
     "cider_d": "Vedantam et al. 2015, CIDEr: consensus-based image description evaluation",
+    "meteor": "Denkowski and Lavie 2014, Meteor universal: language specific translation evaluation",
     "captions": "Chen et al. 2015, Microsoft COCO captions: data collection and evaluation server",
 }
 
 
 def load(name: str) -> Any:
-    """An `evaluate.Metric` by name: one of the scores, `bleu` (all four) or `captions` (all six).
+    """An `evaluate.Metric` by name: one of the scores, `meteor`, `bleu` (all four) or `captions` (all six).
 
-    Its `compute(predictions=[str], references=[[str]])` returns the scores by name.
+    Its `compute(predictions=[str], references=[[str]])` returns the scores by name; several go together with
+    `evaluate.combine`.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or METEOR's word lists are not there.
     """
-    known = [*NAMES, *_GROUPS]
+    known = [*NAMES, METEOR, *_GROUPS]
     if name not in known:
         raise ValueError(f"unknown metric {name!r}; known: {', '.join(known)}")
-    return _metric_class()(config_name=name, keep_in_memory=True)
+    metric = _metric_class()(config_name=name, keep_in_memory=True)
+    if name == METEOR:
+        metric.meteor = load_meteor(
+            "python"
+        )  # here, so that what is missing is said before anything is scored
+    return metric
 
 
 @functools.cache
@@ -57,8 +66,12 @@ def _metric_class() -> Any:
             )
 
         def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-            scores = PreparedReferences(references).statistics(predictions).scores()
             name = str(self.config_name)
+            prepared = PreparedReferences(references)
+            if name == METEOR:
+                statistics = self.meteor.statistics(tokenize(predictions), prepared.all_tokens())
+                return {METEOR: float(statistics.score())}
+            scores = prepared.statistics(predictions).scores()
             return {key: scores[key] for key in _GROUPS.get(name, (name,))}
 
     return CaptionMetric

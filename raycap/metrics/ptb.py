@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from raycap.metrics.ptb_characters import CURRENCY, stand_ins
-from raycap.metrics.ptb_rules import BLANKS, NUMBER_ABBREVIATIONS, longest
+from raycap.metrics.ptb_rules import BLANKS, NUMBER_ABBREVIATIONS, RULED_WORDS, longest
 
 VERSION = "PTB (Stanford CoreNLP 3.4.1, as COCO applies it)"
 DROPPED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";", ""])
@@ -87,8 +87,10 @@ def tokenize(captions: Iterable[str], *, following: Sequence[str] | None = None)
         for chunk in line.split(" "):
             known = words.get(chunk)
             if known is None:
-                tokens = _tokenize_line(line, next_line, words)
-                break
+                known = _closed_tokens(chunk, words)
+                if known is None:
+                    tokens = _tokenize_line(line, next_line, words)
+                    break
             tokens += known
         tokenized.append(tokens)
     return tokenized
@@ -97,6 +99,11 @@ def tokenize(captions: Iterable[str], *, following: Sequence[str] | None = None)
 def neighbours(captions: Sequence[str]) -> list[str]:
     """For each caption the one below it: what `tokenize(..., following=)` needs where a list is cut in parts."""
     return [*captions[1:], ""] if captions else []
+
+
+def forget_words() -> None:
+    """Drop the words that were tokenized so far: for measuring, tokens do not depend on them."""
+    _closed_chunks.cache_clear()
 
 
 def _line(caption: object, index: int) -> str:
@@ -116,26 +123,36 @@ def _stand_ins() -> dict[int, str]:
 
 
 def _tokenize_line(line: str, next_line: str, words: dict[str, list[str]]) -> list[str]:
-    shadow = f"{line.translate(_stand_ins())}\n{next_line.translate(_stand_ins())}\n"
+    shadow = ""
     tokens: list[str] = []
     position = 0
     for match in _CHUNK.finditer(line):
         if match.start() < position:
             continue
         chunk = match.group()
-        known = words.get(chunk)
+        known = words.get(chunk) or _closed_tokens(chunk, words)
         if known is not None:
             tokens += known
-        elif _CLOSED.fullmatch(chunk):
-            if len(words) >= _CACHE_LIMIT:
-                words.clear()
-                words[""] = []
-            words[chunk], _ = _lex(chunk, f"{chunk}\n", 0, len(chunk))
-            tokens += words[chunk]
-        else:
-            found, position = _lex(line, shadow, match.start(), match.end())
-            tokens += found
+            continue
+        shadow = shadow or f"{line.translate(_stand_ins())}\n{next_line.translate(_stand_ins())}\n"
+        found, position = _lex(line, shadow, match.start(), match.end())
+        tokens += found
     return tokens
+
+
+def _closed_tokens(chunk: str, words: dict[str, list[str]]) -> list[str] | None:
+    """Tokens of a chunk that depends on nothing around it, kept in `words`; None where they may depend."""
+    if not _CLOSED.fullmatch(chunk):
+        return None
+    if len(words) >= _CACHE_LIMIT:
+        words.clear()
+        words[""] = []
+    word = chunk[:-1] if chunk[-1] in ",." else chunk
+    if word.isascii() and word.isalpha() and word.lower() not in RULED_WORDS:
+        words[chunk] = [word.lower()]  # no rule asks for it, and rules are slow
+    else:
+        words[chunk], _ = _lex(chunk, f"{chunk}\n", 0, len(chunk))
+    return words[chunk]
 
 
 def _lex(text: str, shadow: str, position: int, stop: int) -> tuple[list[str], int]:

@@ -93,9 +93,23 @@ def _halves(token: str) -> list[str]:
     return [token[:3], token[3:]]
 
 
+SPLIT_WORDS = ("cannot", "gonna", "gotta", "lemme", "gimme", "wanna")
+# Words of letters alone, lowercased, for which a rule asks: with a stop after them, or to split them.
+RULED_WORDS = frozenset(
+    word.lower()
+    for words in (
+        SPLIT_WORDS,
+        _CLOSING_ABBREVIATIONS,
+        _TITLES,
+        _CAPITALISED_ABBREVIATIONS,
+        NUMBER_ABBREVIATIONS,
+    )
+    for word in words
+)
+
 # (pattern, how to split its token; None keeps it whole)
 _PATTERNS: list[tuple[str, Split | None]] = [
-    (r"((?i:cannot|gonna|gotta|lemme|gimme|wanna))", _halves),
+    (f"((?i:{_any_of(SPLIT_WORDS)}))", _halves),
     (r"((?i:'t))(?i:is|was)", None),
     (f"({_TAG})", None),
     *((f"({stem})(?:{_CLITIC})", None) for stem in (_WORD, _HYPHENED, _SLASHED, _JOINED_CAPITALS, _NUMBER)),
@@ -128,7 +142,7 @@ _PATTERNS: list[tuple[str, Split | None]] = [
     (rf"({_CLOSING}\.)[\s\S]{{0,2}}", None),
     (rf"((?i:{_any_of(_TITLES)})\.)", None),
     (r"([A-Za-z]\.)", None),
-    (rf"([A-Za-z])\.[ \t\r\n\xa0]+(?:(?:{_any_of(_SENTENCE_STARTS)}|M[rs]\.)[ \t\r\n\xa0]|{_TAG})", None),
+    (rf"([A-Za-z])\.[ \t\r\n\xa0]+(?:{_any_of(_SENTENCE_STARTS)}|M[rs]\.|{_TAG})[ \t\r\n\xa0]", None),
     (rf"({_INITIALS}\.)", None),
     (rf"((?:{_WORD}|{_HYPHENED}|{_DOTTED_HYPHENED})\.)[,;:\u3001]", None),
     (rf"((?i:{_any_of(NUMBER_ABBREVIATIONS)})\.)(?:[ \t\r\n\xa0]?{_D})", None),

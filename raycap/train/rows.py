@@ -14,15 +14,14 @@ from raycap.checkpoint import EncoderInfo
 from raycap.config import ConfigError
 from raycap.data.featurize import FeaturizeConfig, encoder_facts, featurize
 from raycap.data.loading import (
-    Reference,
     open_rows,
-    read_references,
     shuffled_blocks,
     streamed_features,
     training_rows,
     without,
 )
 from raycap.data.manifest import read_data_manifest
+from raycap.data.splits import Reference, read_references
 from raycap.schema import image_key
 from raycap.train.config import TrainConfig
 from raycap.train.report import Sample, thumbnail

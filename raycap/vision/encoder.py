@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raycap import storage
-from raycap.config import ConfigError, Frozen
+from raycap.config import ConfigError, Frozen, cache_folder
 from raycap.vision.preprocess import Preprocessor
 
 # Part of the fingerprint: raise it when the same weights and settings would give other features.
@@ -76,10 +75,10 @@ def find_model(name: str, revision: str = "main") -> Path:
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        folder = _download(name, revision)
+        folder = download(name, revision)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} is no model folder: it has no config.json")
-    if not _weight_files(folder):
+    if not weight_files(folder):
         raise ConfigError(
             f"{name} has no model.safetensors at revision {revision}, and raycap reads no pickled weights; "
             "take the hub's own conversion, e.g. encoder.revision refs/pr/15 for openai/clip-vit-base-patch32"
@@ -87,7 +86,12 @@ def find_model(name: str, revision: str = "main") -> Path:
     return folder
 
 
-def _download(name: str, revision: str) -> Path:
+def download(name: str, revision: str, *, patterns: Sequence[str] = MODEL_FILES) -> Path:
+    """Folder of a hub model's files, downloaded once and then cached.
+
+    Raises:
+        ConfigError: not there or not reachable.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -98,7 +102,7 @@ def _download(name: str, revision: str) -> Path:
 
     looked = f"no encoder {name!r} (revision {revision}): no such folder, and"
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except HFValidationError:
         raise ConfigError(f"{looked} it is no hub id (owner/model); give one or an existing folder") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
@@ -110,7 +114,8 @@ def _download(name: str, revision: str) -> Path:
         raise ConfigError(f"{looked} the hub answered: {str(error).strip().splitlines()[0]}") from None
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder."""
     return sorted(folder.glob("model.safetensors")) or sorted(folder.glob("model-*.safetensors"))
 
 
@@ -130,7 +135,7 @@ def _fingerprint(config: EncoderConfig, folder: Path, preprocess: Preprocessor) 
     settings.pop("transformers_version", None)
     parts = {
         "version": FEATURES_VERSION,
-        "weights": [_file_sha256(file.resolve()) for file in _weight_files(folder)],
+        "weights": [_file_sha256(file.resolve()) for file in weight_files(folder)],
         "config": settings,
         "preprocess": preprocess.fingerprint,
         "layer": config.layer,
@@ -148,11 +153,11 @@ def _file_sha256(file: Path) -> str:
 @lru_cache(maxsize=64)
 def _remembered_sha256(path: str, size: int, mtime_ns: int) -> str:
     key = hashlib.sha256(f"{path}\n{size}\n{mtime_ns}".encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raycap" / "sha256" / key
+    cache = cache_folder() / "sha256" / key
     if cache.is_file() and len(known := cache.read_text().strip()) == 64:
         return known
     digest = storage.sha256(path)
-    if os.access(cache.parents[2] if cache.parents[2].exists() else Path.home(), os.W_OK):
+    with suppress(OSError):  # where nothing can be kept, it is computed again
         storage.write_bytes(str(cache), digest.encode())
     return digest
 
@@ -213,7 +218,7 @@ def _load_tower(folder: Path, dtype: torch.dtype) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config = getattr(config, "vision_config", config)
-        with _quiet_transformers():
+        with quiet_transformers():
             model, report = AutoModel.from_pretrained(
                 folder,
                 config=config,
@@ -241,7 +246,7 @@ def _load_tower(folder: Path, dtype: torch.dtype) -> Any:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bar, and no report of the text tower's weights being unused."""
     from transformers.utils import logging
 

@@ -3,16 +3,24 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
+from fakes import make_clip
 from prepared import make_picture, write_prepared
 from small_run import make_run
 
 from raycap import checkpoint, metrics
 from raycap.checkpoint import CheckpointError
 from raycap.config import ConfigError, DataConfig
+from raycap.data.featurize import FeaturizeConfig, FeaturizeOptions, featurize
+from raycap.data.splits import read_references
 from raycap.decoding import DecodingConfig
 from raycap.engine import CaptionEngine
 from raycap.evaluate import EvaluateConfig, EvaluateOptions, evaluate
+from raycap.evaluate.captioning import clip_scores
+from raycap.vision import EncoderConfig, VisionEncoder, decode_image
+from raycap.vision.clip import Clip
 
 pytestmark = pytest.mark.ray
 NUM_VAL, LIMIT = 12, 11
@@ -51,7 +59,8 @@ def test_a_report_says_what_the_engine_says(
     assert len({line["caption"] for line in lines}) > 1
 
     predictions, references = [line["caption"] for line in lines], [line["references"] for line in lines]
-    assert report["metrics"] == metrics.score(predictions, references)
+    scores = metrics.score(predictions, references)
+    assert {name: report["metrics"][name] for name in scores} == scores
     assert set(report["intervals"]) == set(report["metrics"])
     assert all(low <= report["metrics"][name] <= high for name, (low, high) in report["intervals"].items())
 
@@ -71,9 +80,56 @@ def test_a_report_says_what_the_engine_says(
     assert path.parent.parent == folder / "run/evaluate"
     assert path.parent.name.startswith("val-")
 
+    # its encoder is an image tower alone, and nothing was trained or featurized here
+    assert "is a model of type 'clip_vision_model'" in report["omitted"]["clip_score"]
+    assert "there are no features of training photos" in report["omitted"]["nearest"]
+    assert set(report["baselines"]) == {"constant"}
+
     shown = capsys.readouterr()
     assert shown.out == ""
     assert f"{report['metrics']['cider_d']:.4f}" in shown.err
+
+
+def test_a_whole_clip_and_kept_features_stand_beside_the_captions(ray_session: None, tmp_path: Path) -> None:
+    """CLIPScores are the paper's on the same pixels; each photo's nearest training photo is found by features."""
+    run = make_run(tmp_path, encoder=make_clip(tmp_path / "encoder"))
+    data = DataConfig(path=str(write_prepared(tmp_path / "data", train=9, val=5)))
+    config = EvaluateConfig(
+        checkpoint=str(run),
+        data=data,
+        evaluate=EvaluateOptions(batch_size=2, bootstrap=20, cpus_per_engine=1, scoring_tasks=2),
+    )
+    options = FeaturizeOptions(output=str(tmp_path / "features"), device="cpu")
+    encoder = EncoderConfig(name=str(tmp_path / "encoder"))
+    featurize(FeaturizeConfig(data=data, encoder=encoder, featurize=options))
+    document = {"data": data.model_dump(), "featurize": options.model_dump()}
+    (run / "config.yaml").write_text(yaml.safe_dump(document))
+    path = Path(evaluate(config))
+    report = json.loads(path.read_text())
+    lines = [json.loads(line) for line in path.with_name("captions.jsonl").read_text().splitlines()]
+
+    vision = VisionEncoder(encoder, device="cpu")
+    clip = Clip.load(encoder, device="cpu")
+    pixels = [vision.preprocess(decode_image(make_picture(index))) for index in range(14)]
+    expected = [
+        clip_scores(clip, pixels[9 + index][None], [line["caption"]], [line["references"]])
+        for index, line in enumerate(lines)
+    ]
+    for name in ("clip_score", "ref_clip_score"):
+        mean = np.mean([scores[name][0] for scores in expected])
+        assert report["metrics"][name] == pytest.approx(mean, abs=1e-4)
+        assert report["metric_versions"][name].endswith("CLIPScore (Hessel et al. 2021, w = 2.5)")
+    assert "clip_score" not in report["omitted"]
+
+    means = vision.encode(np.stack(pixels)).float().mean(dim=1)
+    means = means / means.norm(dim=1, keepdim=True)
+    captions = read_references(data.path, "train")
+    first = [reference.captions[0] for reference in captions.values()]
+    chosen = [first[index] for index in (means[9:] @ means[:9].T).argmax(dim=1).tolist()]
+    references = [line["references"] for line in lines]
+    assert report["baselines"]["nearest"]["metrics"] == metrics.score(chosen, references)
+    assert report["diversity"]["unseen"] == 1.0
+    assert report["baselines"]["constant"]["rule"].startswith("of 300 training captions")
 
 
 @pytest.mark.parametrize("split", ["test", "train", "nowhere"])

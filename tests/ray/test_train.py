@@ -123,7 +123,7 @@ def test_validation_is_that_of_the_checkpoint(finished: Finished) -> None:
     (row,) = [row for row in read_metrics(finished.run) if row["kind"] == "epoch" and row["epoch"] == EPOCHS]
     assert row["val_loss"] == pytest.approx(float(output.loss_sum / output.count), abs=1e-5)
     by_key = dict(zip(batch["image_key"].tolist(), captions, strict=True))
-    from raycap.data.loading import read_references
+    from raycap.data.splits import read_references
 
     references = read_references(finished.config.data.path, "val")
     assert len(by_key) == len(references) == VAL_IMAGES

@@ -179,6 +179,63 @@ def test_evaluate_takes_beams_and_leaves_the_rest_to_the_checkpoint(monkeypatch:
     assert (seen[0].evaluate.split, seen[1].evaluate.device) == ("test", "cpu")
 
 
+def test_score_takes_its_options_as_plain_flags(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from raycap.commands import score as command
+
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        command.stage, "score_file", lambda path, options: seen.append((path, options)) or {"metrics": {}}
+    )
+    cli.main(
+        ["score", "r.json", "--references", "a.json", "--compare", "o.json", "--meteor", "java", "--spice"]
+    )
+    assert capsys.readouterr().out == ""
+    cli.main(["score", "r.json", "--json", "--bootstrap", "50", "--per-image", "e.csv", "--no-baselines"])
+    assert capsys.readouterr().out == '{\n  "metrics": {}\n}\n'
+    (path, one), (_, other) = seen
+    assert (path, one.references, one.compare, one.meteor, one.spice) == (
+        "r.json",
+        "a.json",
+        "o.json",
+        "java",
+        True,
+    )
+    assert (other.bootstrap, other.per_image, other.baselines, other.meteor) == (50, "e.csv", False, "auto")
+    message = run("score", "r.json", "--meteor", "jav", code=2, capsys=capsys)
+    assert message.startswith("raycap: meteor: Input should be 'auto', 'python', 'java' or 'off'")
+    message = run("score", "r.json", "--bootstrap", "-1", code=2, capsys=capsys)
+    assert message.startswith("raycap: bootstrap: Input should be greater than or equal to 0")
+
+
+def test_evaluate_takes_the_scoring_options_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from raycap.commands import evaluate as command
+
+    seen: list[Any] = []
+    monkeypatch.setattr(command, "start_ray", lambda: None)
+    monkeypatch.setattr(command.stage, "evaluate", lambda config: seen.append(config.evaluate) or "made")
+    flags = ["--document-frequency", "f.json", "--meteor", "off", "--no-clip-score", "--scoring-tasks", "3"]
+    cli.main(["evaluate", "R", "--data", "D", *flags])
+    found = seen[0]
+    assert (found.document_frequency, found.meteor, found.clip_score, found.scoring_tasks) == (
+        "f.json",
+        "off",
+        False,
+        3,
+    )
+
+
+@pytest.mark.parametrize("name", ["score", "document_frequency", "evaluate"])
+def test_a_job_is_its_command(name: str) -> None:
+    """`python jobs/X.py --help` is `raycap X --help`."""
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, str(root / f"jobs/{name}.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert f"raycap {name.replace('_', '-')}" in done.stdout
+
+
 @pytest.mark.parametrize("command", ["caption", "evaluate"])
 def test_help_shows_no_decoding_default(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It showed `beams` [default: 3], and the default is the checkpoint's own."""

@@ -24,9 +24,10 @@ from raycap.data.featurize import (
     other_files,
     plan,
 )
-from raycap.data.loading import CaptionCollate, read_references, split_chunks
+from raycap.data.loading import CaptionCollate
 from raycap.data.manifest import FeatureManifest, read_data_manifest, read_feature_manifest
 from raycap.data.resources import Pool
+from raycap.data.splits import read_references, split_chunks
 from raycap.evaluate.captioning import choose_engines
 from raycap.evaluate.config import EvaluateOptions
 from raycap.schema import IGNORE_INDEX, image_key

@@ -486,7 +486,7 @@ def test_java_that_is_absent_or_fails_is_named(
 ) -> None:
     write_program(java, "echo 'no heap' >&2; exit 3")
     meteor = JavaMeteor.load(str(folder))
-    with pytest.raises(RuntimeError, match="ended with code 3 after 0 of 1 captions: no heap"):
+    with pytest.raises(ChildProcessError, match="ended with code 3 after 0 of 1 captions: no heap"):
         meteor.statistics([["a"]], [[["a"]]])
     assert len(meteor.statistics([], [])) == 0
     monkeypatch.setenv("PATH", str(folder))

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,16 @@ def test_the_caption_below_decides_whether_a_last_letter_keeps_its_stop() -> Non
     assert parts == tokenize(captions)
 
 
+def test_a_tag_ends_a_sentence_only_with_a_space_behind_it() -> None:
+    """The letter before "<b>he" lost its stop; the random comparison with the reference tool found it."""
+    assert tokenize(["x A. <b> he", "x A. <b>", "x A. <b>he", "x A.  <b>, he"]) == [
+        ["x", "a", "<b>", "he"],
+        ["x", "a", "<b>"],
+        ["x", "a.", "<b>", "he"],
+        ["x", "a.", "<b>", "he"],
+    ]
+
+
 TEXT = st.one_of(
     st.text(max_size=40),
     st.lists(st.sampled_from(list(" '\"`.,-/()<>&@#$5a1BnotTé½“’…_*+=:;!?")), max_size=24).map("".join),
@@ -101,6 +112,20 @@ def test_tokens_hold_no_space_no_capital_and_nothing_that_is_dropped(captions: l
 def test_cached_words_do_not_change_tokens(captions: list[str]) -> None:
     first = tokenize(captions)
     assert tokenize(captions) == first
+
+
+def test_words_of_letters_are_what_the_rules_make_of_them() -> None:
+    """Letters alone, or before a comma or stop, skip the rules: with each word that a rule knows, in any case."""
+    from raycap.metrics import ptb, ptb_rules
+
+    known = " ".join(pattern.pattern for pattern, _ in ptb_rules.RULES)
+    words = {word for word in re.findall("[A-Za-z]{1,9}", known) if len(word) > 1 or word in "AaI"}
+    words |= {word + ending for word in ptb_rules.SPLIT_WORDS for ending in ("", "s", "a")}
+    assert len(words) > 300
+    for word in sorted(words):
+        for chunk in (word, word.upper(), word.capitalize(), f"{word},", f"{word}.", f"{word.upper()}."):
+            if ptb._CLOSED.fullmatch(chunk):
+                assert ptb._closed_tokens(chunk, {}) == ptb._lex(chunk, f"{chunk}\n", 0, len(chunk))[0], chunk
 
 
 def plain_cider_d(predictions: list[list[str]], references: list[list[list[str]]]) -> list[float]:

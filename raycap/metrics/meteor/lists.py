@@ -12,7 +12,6 @@ import gzip
 import io
 import itertools
 import logging
-import os
 import zipfile
 import zlib
 from array import array
@@ -24,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from raycap import storage
+from raycap.config import cache_folder
 from raycap.metrics.meteor.sources import MeteorUnavailableError, Sources
 
 Ints = npt.NDArray[np.int64]
@@ -61,8 +60,10 @@ def load(sources: Sources) -> WordLists:
         lists = _kept(kept)
         if lists is not None:
             return lists
-        _log.info("reading METEOR's word lists, once: about a quarter of a minute")
+        _log.warning("reading METEOR's word lists, once: about a quarter of a minute")
         lists = parse(sources)
+        from raycap import storage  # loads PyArrow
+
         try:
             storage.write_bytes(str(kept), _pack(lists))
         except OSError as error:
@@ -92,13 +93,6 @@ def _kept(path: Path) -> WordLists | None:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         _log.warning("%s cannot be read (%s) and is written anew", path, error)
         return None
-
-
-def cache_folder() -> Path:
-    """RAYCAP_CACHE, or raycap/ in the user's cache directory."""
-    own = os.environ.get("RAYCAP_CACHE")
-    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own).expanduser() if own else Path(shared) / "raycap"
 
 
 def _pack(lists: WordLists) -> bytes:

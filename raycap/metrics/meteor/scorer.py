@@ -118,7 +118,7 @@ class JavaMeteor:
 
         Raises:
             ValueError: as `Meteor.statistics`.
-            RuntimeError: Java or the jar failed.
+            ChildProcessError: Java or the jar failed.
         """
         pairs = list(_lines(predictions, references))
         if not pairs:
@@ -128,7 +128,7 @@ class JavaMeteor:
         done = subprocess.run(self._command, input="".join(asked).encode(), capture_output=True, check=False)
         answers = done.stdout.decode(errors="replace").splitlines()
         if done.returncode or len(answers) != len(pairs):
-            raise RuntimeError(
+            raise ChildProcessError(
                 f"METEOR's jar ended with code {done.returncode} after {len(answers)} of {len(pairs)} captions: "
                 f"{done.stderr.decode(errors='replace').strip()[-500:]}"
             )
