@@ -23,9 +23,9 @@ class ConfigError(ValueError):
 
 
 class Frozen(BaseModel):
-    """Base of every config: immutable, and an unknown key is an error."""
+    """Base of every config: immutable; an unknown key, and a number that is not finite, are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any], /, **blocks: Any) -> Self:

@@ -24,23 +24,15 @@ from raycap.checkpoint import EncoderInfo, Manifest
 from raycap.config import ConfigError, Frozen, describe_validation_error
 from raycap.decoding import DecodingConfig
 from raycap.models import CaptionModel
+from raycap.models.kernels import Precision
 from raycap.schema import Caption
 from raycap.vision import BadImageError, EncoderConfig, VisionEncoder, choose_device, decode_image
 
 Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Pixels"
-Precision: TypeAlias = Literal["float32", "bfloat16", "int8"]
 Vocabulary: TypeAlias = Literal["all", "captions"]
-PNG_MODES = {
-    "1",
-    "L",
-    "LA",
-    "I",
-    "I;16",
-    "P",
-    "RGB",
-    "RGBA",
-}  # what Pillow writes as PNG without changing a pixel
+# What Pillow writes as PNG without changing a pixel.
+PNG_MODES = frozenset(["1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"])
 
 
 class EngineOptions(Frozen):
@@ -144,16 +136,18 @@ class CaptionEngine:
         """Caption an image or a list: paths, encoded bytes, PIL images or uint8 (height, width, 3) arrays.
 
         Args:
-            images: one, or a list or tuple, captioned as its images one by one would be (in float32; lower
-                precisions round by batch size, and near ties may fall otherwise).
+            images: one, or a list or tuple, captioned as its images one by one would be: in float32 the same captions,
+                with scores equal within rounding; in lower precisions near ties may fall otherwise.
             n: captions of an image, best first; above 1 each image gives a list.
             batch_size: images that go through the model together.
             decoding: any setting of DecodingConfig (beams, max_tokens, ...), over the checkpoint's own.
 
         Raises:
             BadImageError: an image that cannot be read, named.
-            ConfigError: a decoding setting that is unknown or out of range.
+            ConfigError: a decoding setting or batch size that is unknown or out of range.
         """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, and is {batch_size}")
         config = self.decoding(n=n, **decoding)
         single = not isinstance(images, (list, tuple))
         captions = list(self._caption_all([images] if single else images, config, batch_size=batch_size))
@@ -248,7 +242,12 @@ def _encoded(image: ImageInput) -> bytes:
     if isinstance(image, (str, os.PathLike)):
         return Path(image).expanduser().read_bytes()
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
+        if (
+            image.dtype != np.uint8
+            or image.ndim not in (2, 3)
+            or not image.size
+            or image.shape[2:] not in ((), (3,), (4,))
+        ):
             raise BadImageError(
                 f"an array must be uint8 (height, width, 3), and this is {image.dtype} {image.shape}"
             )

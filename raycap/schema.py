@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import pyarrow as pa
 
@@ -33,6 +33,7 @@ class FeatureRow(TypedDict):
     image_id: str
     split: str
     features: object  # numpy float16 (patches, vision_dim)
+    mirrored: NotRequired[object]  # of the mirror image, in training rows where featurize.mirror asks for it
     captions: list[str]
 
 

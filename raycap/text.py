@@ -72,7 +72,8 @@ class CaptionTokenizer:
 
     def vocabulary(self, captions: list[str], *, max_tokens: int) -> list[int]:
         """The token ids that captions use, the end token too."""
-        return sorted({token for row in self.targets(captions, max_tokens=max_tokens) for token in row})
+        targets = self.targets(captions, max_tokens=max_tokens)
+        return sorted({self.end_id, *(token for row in targets for token in row)})
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids (without the start token), up to the first end token, stripped."""

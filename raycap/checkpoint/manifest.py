@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 from torch import nn
 
 from raycap import __version__, storage
@@ -46,6 +46,8 @@ class EncoderInfo(Frozen):
 
 class Manifest(Frozen):
     """All that is known of a checkpoint, and the files it is made of."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # a metric may be so
 
     format: Literal[1] = 1
     family: str

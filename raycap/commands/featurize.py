@@ -8,7 +8,12 @@ from raycap.data import featurize as stage
 from raycap.data import start_ray
 
 
-def featurize(preset: str, /, *, config: Annotated[stage.FeaturizeConfig, Parameter(name="*")]) -> None:
+def featurize(
+    preset: Annotated[str, Parameter(show_env_var=False)],
+    /,
+    *,
+    config: Annotated[stage.FeaturizeConfig, Parameter(name="*")],
+) -> None:
     """Encode every prepared image once with the frozen encoder.
 
     Prints the folder it made, keyed by the data, the encoder's weights and the preprocessing. The same request is

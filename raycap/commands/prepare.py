@@ -7,7 +7,12 @@ from cyclopts import Parameter
 from raycap.data import prepare as stage
 
 
-def prepare(preset: str, /, *, config: Annotated[stage.PrepareConfig, Parameter(name="*")]) -> None:
+def prepare(
+    preset: Annotated[str, Parameter(show_env_var=False)],
+    /,
+    *,
+    config: Annotated[stage.PrepareConfig, Parameter(name="*")],
+) -> None:
     """Turn raw photos and captions into canonical rows: Parquet by split, a manifest, and rejected.jsonl.
 
     Prints the folder it made. Running again on a finished folder answers at once.

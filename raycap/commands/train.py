@@ -11,6 +11,8 @@ from raycap.config import ConfigError
 from raycap.data import start_ray
 from raycap.models import FAMILIES, load_plugins
 
+Unset = Annotated[str, Parameter(show_env_var=False)]  # read from the command line before anything else
+
 
 def train_command(family: str) -> Callable[..., None]:
     """The command with `model` spelled out as that family's config, so that its settings become flags.
@@ -24,7 +26,7 @@ def train_command(family: str) -> Callable[..., None]:
     flags: Any = create_model("TrainConfig", __base__=stage.TrainConfig, model=(FAMILIES[family], ...))
 
     def train(
-        preset: str = "", /, *, resume: str = "", config: Annotated[flags, Parameter(name="*")]
+        preset: Unset = "", /, *, resume: Unset = "", config: Annotated[flags, Parameter(name="*")]
     ) -> None:
         """Fine-tune a captioner. Features are made first where they are missing.
 

@@ -37,9 +37,8 @@ from raycap.vision.encoder import find_model
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-LAYOUT = (
-    1  # of the feature files; part of the key, so that an interrupted run never goes on in another layout
-)
+# Of the feature files; part of the key, so that an interrupted run never goes on in another layout.
+LAYOUT = 1
 CHUNK_PIXEL_BYTES = 32 << 20  # features of a chunk are up to four times its pixels
 CHUNK_ROWS = 256  # at most
 
@@ -50,7 +49,7 @@ class FeaturizeOptions(Frozen):
     output: str = "features"
     """Folder (or URI) under which feature folders lie, one for each data, encoder and limit."""
     mirror: bool = False
-    """Keep features of each training photo's mirror image too; an epoch then takes one of the two."""
+    """Keep features of training photos' mirror images; an epoch takes half (none whose captions name a side)."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """What encoders compute on; auto takes GPUs that the cluster has or may start, else this machine's own."""
     batch_size: int = Field(default=32, ge=1)
@@ -126,9 +125,8 @@ def features_folder(config: FeaturizeConfig, *, fingerprint: str = "") -> str:
     if config.featurize.mirror:
         parts["mirror"] = True
     if config.data.limit:
-        parts["files"] = (
-            data.files
-        )  # the first rows are others in another order, which has the same fingerprint
+        # the first rows are others in another order, which has the same fingerprint
+        parts["files"] = data.files
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
     return storage.join(storage.absolute(config.featurize.output), key)
 

@@ -5,6 +5,7 @@ Imports Ray: import this after `raycap.data.start_ray` has set its environment.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 Cache = Literal["object_store", "disk", "none"]
 ROWS_PER_READ = 128  # of prepared rows
 FEATURE_COLUMNS = ("image_id", "split", "features", "captions")
+SIDES = re.compile(r"\b(?:left|right)\b", re.IGNORECASE)
 KEY_BITS = 63  # of an image key that choose between a photo and its mirror image, one an epoch
 
 
@@ -171,7 +173,8 @@ class CaptionCollate(NumpyBatchCollateFn):  # type: ignore[misc]
     """Rows of features and captions -> schema.CaptionBatch, tensors only, in ordinary memory.
 
     Where rows have mirrored features, a bit of the image's key says for each epoch which of the two it takes: half
-    of the images each, others in every epoch, and the same ones after a resume.
+    of the images each, others in every epoch, and the same ones after a resume. Images whose captions tell left
+    from right are never mirrored.
     """
 
     def __init__(self, tokenizer: CaptionTokenizer, *, max_tokens: int, epoch: int = 0) -> None:
@@ -196,7 +199,8 @@ class CaptionCollate(NumpyBatchCollateFn):  # type: ignore[misc]
         keys = image_keys(list(batch["image_id"]))  # (batch,)
         features = batch["features"]
         if MIRRORED in batch:
-            mirrored = (keys >> self.epoch % KEY_BITS & 1).astype(bool)
+            chosen = (keys >> (self.epoch % KEY_BITS)) & 1  # (batch,)
+            mirrored = chosen.astype(bool) & ~np.array([names_a_side(texts) for texts in captions])
             features = np.where(mirrored[:, None, None], batch[MIRRORED], features)
         if not features.flags.writeable:  # a block of Ray's store, which torch cannot share
             features = features.copy()
@@ -204,6 +208,11 @@ class CaptionCollate(NumpyBatchCollateFn):  # type: ignore[misc]
         tensors["features"] = torch.from_numpy(features)  # (batch, patches, vision_dim)
         tensors["image_key"] = torch.from_numpy(keys)
         return cast(CaptionBatch, tensors)
+
+
+def names_a_side(captions: Sequence[str]) -> bool:
+    """Whether captions tell left from right, and so would be false of the mirror image."""
+    return any(SIDES.search(caption) for caption in captions)
 
 
 class WholeSplit(ray.train.DataConfig):  # type: ignore[misc]

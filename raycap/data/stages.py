@@ -93,7 +93,10 @@ class EncodeChunk:
             )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Replace `pixels` by `features`, and perhaps `mirrored`: (rows, patches, vision_dim) float16."""
+        """Replace `pixels` by `features`, with `mirrored` beside them where asked for.
+
+        Both are (rows, patches, vision_dim) float16.
+        """
         pixels = tensor_column(batch, "pixels")  # (rows, 3, height, width)
         rows = batch.drop_columns(["pixels"]).add_column(2, "features", self.encode(pixels))
         if self.mirror and batch["split"][0].as_py() == "train":

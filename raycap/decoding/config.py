@@ -20,17 +20,17 @@ class DecodingConfig(Frozen):
     """Most tokens a caption may take, its end token counted."""
     min_tokens: int = Field(default=1, ge=0)
     """Tokens before the end token may follow."""
-    length_penalty: float = 1.0
+    length_penalty: float = Field(default=1.0, ge=-10, le=10)
     """Scores are divided by length to this power; above 0 favours longer captions."""
     sample: bool = False
     """Draw tokens at random instead of searching."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=0.01, le=100)
     """Sampling: logits are divided by this."""
     top_k: int = Field(default=0, ge=0)
     """Sampling: draw from the k most likely tokens; 0 draws from all."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Sampling: draw from the fewest tokens whose probability reaches this."""
-    repetition_penalty: float = Field(default=1.0, gt=0)
+    repetition_penalty: float = Field(default=1.0, ge=0.01, le=100)
     """Above 1 makes tokens of the caption so far less likely; the start token too, GPT-2's end token."""
     no_repeat_ngram: int = Field(default=0, ge=0)
     """No run of this many tokens comes twice in a caption; 0 allows all."""

@@ -20,12 +20,12 @@ class CaptionParameters(Frozen):
     n: int = Field(default=1, ge=1, le=10)
     max_tokens: int = Field(default=30, ge=1, le=100)
     min_tokens: int = Field(default=1, ge=0, le=100)
-    length_penalty: float = Field(default=1.0, ge=-5, le=5, allow_inf_nan=False)
+    length_penalty: float = Field(default=1.0, ge=-5, le=5)
     sample: bool = False
-    temperature: float = Field(default=1.0, ge=0.05, le=5, allow_inf_nan=False)
+    temperature: float = Field(default=1.0, ge=0.05, le=5)
     top_k: int = Field(default=0, ge=0, le=1000)
     top_p: float = Field(default=1.0, gt=0, le=1)
-    repetition_penalty: float = Field(default=1.0, ge=0.5, le=5, allow_inf_nan=False)
+    repetition_penalty: float = Field(default=1.0, ge=0.5, le=5)
     no_repeat_ngram: int = Field(default=0, ge=0, le=10)
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
 

@@ -79,7 +79,7 @@ async def _read_form(request: Request, body: bytes) -> tuple[bytes, dict[str, An
 def _read_json(body: bytes) -> tuple[bytes, dict[str, Any]]:
     try:
         fields = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of brackets within brackets within ...
         raise ApiError(400, "bad_json", f"the body is not valid JSON; {WAYS}") from None
     if not isinstance(fields, dict) or not isinstance(fields.get(IMAGE, ""), str):
         raise ApiError(400, "bad_json", f"the body must be a JSON object with a string 'image'; {WAYS}")

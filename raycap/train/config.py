@@ -5,7 +5,7 @@ Every block is frozen and validated; what only the machine knows (GPUs, folders)
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from raycap.data.featurize import FeaturizeOptions
 from raycap.decoding import DecodingConfig
 from raycap.models import ModelConfig
 from raycap.vision import EncoderConfig
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimConfig(Frozen):
@@ -25,8 +27,6 @@ class OptimConfig(Frozen):
     """Peak learning rate of the new layers."""
     lora_lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate of the LoRA weights."""
-    base_lr: float = Field(default=1e-4, gt=0)
-    """Peak learning rate of pre-trained weights that a family trains in full; most families train none."""
     warmup_share: float = Field(default=0.05, ge=0, le=1)
     """Share of the run over which the learning rate rises."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -35,7 +35,7 @@ class OptimConfig(Frozen):
     """The cosine ends at this share of the peak; 1 keeps the rate constant."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decay of matrices; biases, gates and norms have none."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Decay of the running mean and of the running square of the gradient."""
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest norm of the gradient; 0 does not clip."""

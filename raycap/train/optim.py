@@ -25,7 +25,7 @@ def build_optimizer(
     Raises:
         ConfigError: a group without a learning rate, nothing to train, or 8-bit where it cannot be had.
     """
-    peaks = {"new": config.lr, "lora": config.lora_lr, "base": config.base_lr}
+    peaks = {"new": config.lr, "lora": config.lora_lr}
     groups = []
     for name, parameters in model.parameter_groups().items():
         if name not in peaks:

@@ -259,6 +259,16 @@ def test_train_gets_every_block_of_its_preset(monkeypatch: pytest.MonkeyPatch) -
     assert seen == [command.stage.TrainConfig.from_document(document)]
 
 
+@pytest.mark.parametrize("command", ["prepare", "featurize", "train"])
+def test_help_names_no_variable_that_is_not_read(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """RAYCAP_PRESET and RAYCAP_RESUME stood there; which preset it is must be known before the flags are."""
+    cli.main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert "RAYCAP_DATA_PATH" in shown
+    assert "RAYCAP_PRESET" not in shown
+    assert "RAYCAP_RESUME" not in shown
+
+
 def test_flags_beat_environment_beats_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     from raycap.commands import prepare as command
 

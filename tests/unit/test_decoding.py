@@ -61,13 +61,23 @@ def run(
         ({"beams": 2, "n": 3}, "n=3 captions need beams=3"),
         ({"temperature": 0.5}, "temperature=0.5 has no effect without sample=true"),
         ({"min_tokens": 30}, "min_tokens=30 must be below max_tokens=30"),
-        ({"sample": True, "temperature": 0.0}, "greater than 0"),
+        ({"sample": True, "temperature": 0.0}, "greater than or equal to 0.01"),
         ({"beam": 3}, "Extra inputs"),
     ],
 )
 def test_contradicting_settings_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         DecodingConfig.model_validate(settings)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e-40, 1000.0])
+@pytest.mark.parametrize("name", ["length_penalty", "temperature", "repetition_penalty"])
+def test_numbers_that_break_the_search_are_refused(name: str, value: float) -> None:
+    """A length penalty of 1000 overflowed with a traceback, and nan gave empty captions."""
+    if name == "length_penalty" and value == 1e-40:
+        value = -1000.0
+    with pytest.raises(ValidationError, match=name):
+        DecodingConfig.model_validate({name: value, "sample": True})
 
 
 def test_more_beams_than_the_vocabulary_carries_are_refused() -> None:

@@ -204,6 +204,16 @@ def test_unknown_precision_and_absent_device(trained: Trained) -> None:
         CaptionEngine.load(trained.path, device="tpu")
 
 
+def test_sizes_that_mean_nothing_are_refused(trained: Trained) -> None:
+    """A batch size of -1 gave no caption at all for a list, and an empty array Pillow's own words."""
+    engine = CaptionEngine.load(trained.path, device="cpu")
+    for size in (0, -1):
+        with pytest.raises(ConfigError, match=f"batch_size must be at least 1, and is {size}"):
+            engine.caption([picture(1)], batch_size=size)
+    with pytest.raises(BadImageError, match=r"image 1: an array must be uint8 .* \(0, 8, 3\)"):
+        engine.caption([picture(1), np.zeros((0, 8, 3), np.uint8)])
+
+
 def test_a_vocabulary_that_cannot_be_cut(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown vocabulary 'few'; known: all, captions"):
         CaptionEngine.load(trained.path, vocabulary="few")  # type: ignore[arg-type]

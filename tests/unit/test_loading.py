@@ -136,6 +136,8 @@ def test_collate_takes_a_photo_or_its_mirror_image(tiny_language_model: str) -> 
     assert [sum(epoch) for epoch in epochs] == pytest.approx([100] * 3, abs=20)
     same = [sum(a == b for a, b in zip(epochs[0], other, strict=True)) for other in epochs[1:]]
     assert same == pytest.approx([100] * 2, abs=20)
+    captions[0] = np.array(["A dog.", "A dog on the Left."], dtype=object)
+    assert not any(collate.at(epoch)(rows)["features"][0].any() for epoch in range(8))  # it would be false
     part = {name: values[50:60] for name, values in rows.items()}
     assert collate.at(2)(part)["features"][:, 0, 0].tolist() == epochs[2][50:60]
 

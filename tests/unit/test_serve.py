@@ -183,6 +183,12 @@ def test_settings_come_with_the_query_or_the_body(post: Post, body: dict[str, An
         ({"json": {"image": 7}}, 400, "bad_json", "string 'image'"),
         ({"json": [1]}, 400, "bad_json", "JSON object"),
         (
+            {"content": b"[" * 19_000, "headers": {"content-type": "application/json"}},
+            400,
+            "bad_json",
+            "not valid JSON",
+        ),
+        (
             {"content": b"{", "headers": {"content-type": "application/json"}},
             400,
             "bad_json",
