@@ -64,7 +64,7 @@ def test_groups_take_their_own_rates_and_only_matrices_decay() -> None:
 
 
 def test_refusals_name_what_is_wrong() -> None:
-    with pytest.raises(ConfigError, match="parameter group 'odd'; known groups: new, lora$"):
+    with pytest.raises(ConfigError, match=r"parameter group 'odd'; known groups: new, lora$"):
         build_optimizer(make_model(odd=("bias",)), OptimConfig(), device=CPU)
     with pytest.raises(ConfigError, match="no trainable parameters"):
         build_optimizer(make_model(), OptimConfig(), device=CPU)
