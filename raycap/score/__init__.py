@@ -14,7 +14,7 @@ from typing import Any
 
 from raycap import __version__
 from raycap.config import ConfigError
-from raycap.metrics import PreparedReferences
+from raycap.metrics import PreparedReferences, bootstrap
 from raycap.metrics.measure import Measured, load_meteor, with_spice
 from raycap.score import report as reporting
 from raycap.score.config import FrequencyOptions, ScoreOptions, ScoringOptions
@@ -40,8 +40,11 @@ def score_file(path: str, options: ScoreOptions) -> dict[str, Any]:
         ScoreInputError: a file that cannot be scored; the message names the file and the image or line.
         ConfigError: options that do not go together.
     """
-    if options.compare and not options.bootstrap:
-        raise ConfigError("--compare judges by resampling, and --bootstrap is 0; give at least 1")
+    if options.compare and options.bootstrap < bootstrap.MIN_COMPARED:
+        raise ConfigError(
+            f"--compare judges by resampling, and --bootstrap is {options.bootstrap}; give at least "
+            f"{bootstrap.MIN_COMPARED}"
+        )
     meteor = load_meteor(*options.meteor_choice)
     candidates, references = read_pair(path, options.references)
     said = pair(candidates, references)

@@ -25,7 +25,7 @@ class ScoringOptions(Frozen):
     baselines: bool = True
     """Score one caption for all (and in evaluate the nearest training photo's caption) too."""
     bootstrap: int = Field(default=1000, ge=0)
-    """Resamplings of the images for the 95 % intervals; 0 leaves the intervals out."""
+    """Resamplings of the images for the 95 % intervals; 0 leaves the intervals out, `--compare` needs 100."""
     seed: int = Field(default=0, ge=0)
     """Of the resampling, and of the candidates for the constant caption."""
 

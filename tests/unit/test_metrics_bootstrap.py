@@ -95,6 +95,18 @@ def test_noise_is_seldom_called_a_difference() -> None:
     assert 2 <= sum(difference.p_value < 0.05 for difference in called) <= 22
 
 
+def test_a_difference_is_real_only_where_interval_and_p_value_agree() -> None:
+    """One resampling has an interval of no width, which left out zero: "better (p = 1.000)"."""
+    one, other = Means(np.arange(2, 12.0)), Means(np.arange(1, 11.0))
+    found = bootstrap.compare(one, other, num_samples=1, seed=0)["mean"]
+    assert (found.low, found.high, found.p_value) == (1.0, 1.0, 1.0)
+    assert not found.is_real
+    assert bootstrap.compare(one, other, num_samples=bootstrap.MIN_COMPARED, seed=0)["mean"].is_real
+    # two of a hundred resamplings against: the interval leaves out zero, the p-value is 0.0594
+    assert not bootstrap.Difference(difference=1.0, low=0.1, high=2.0, p_value=2 * 3 / 101).is_real
+    assert not bootstrap.Difference(difference=1.0, low=0.0, high=2.0, p_value=0.049).is_real
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(ValueError, match="captions of 2 images cannot be paired with captions of 3"):
         bootstrap.compare(Means(np.ones(2)), Means(np.ones(3)), num_samples=5, seed=0)

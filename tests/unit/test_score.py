@@ -16,6 +16,7 @@ from fake_meteor import install_meteor
 from prepared import write_prepared
 
 from raycap import cli, metrics
+from raycap.config import ConfigError
 from raycap.metrics import PreparedReferences, baselines
 from raycap.metrics.measure import load_meteor
 from raycap.score import ScoreOptions, read_frequency, score_file, write_frequency
@@ -393,7 +394,8 @@ def test_a_better_file_is_called_better_and_noise_is_not(
         "CIDEr-D: 40 images do not show which is better"
     )
 
-    same = scored(tmp_path, rows, compare=write(tmp_path / "other.json", rows))["comparison"]
+    same = scored(tmp_path, rows, compare=write(tmp_path / "other.json", rows), bootstrap=100)
+    same = same["comparison"]
     assert same["metrics"]["bleu_4"]["sentence"] == "BLEU-4: no difference at all."
 
     turned = write(tmp_path / "turned.json", make_many(40, worse=30)[1])
@@ -407,12 +409,18 @@ def test_a_better_file_is_called_better_and_noise_is_not(
     assert found["interval"] == pytest.approx((-cider["interval"][1], -cider["interval"][0]))
 
 
-def test_a_comparison_needs_the_same_images_and_resamplings(tmp_path: Path) -> None:
+def test_a_comparison_needs_the_same_images(tmp_path: Path) -> None:
     other = write(tmp_path / "other.json", RESULTS[:3])
     with pytest.raises(ScoreInputError, match=r"other\.json has no caption of image 5"):
-        scored(tmp_path, LISTED, compare=other)
-    with pytest.raises(ValueError, match="--bootstrap is 0"):
-        scored(tmp_path, LISTED, compare=other, bootstrap=0)
+        scored(tmp_path, LISTED, compare=other, bootstrap=100)
+
+
+@pytest.mark.parametrize("bootstrap", [0, 1, 99])
+def test_a_comparison_of_few_resamplings_is_refused(bootstrap: int, tmp_path: Path) -> None:
+    """One resampling was enough to call a file better, with p = 1.000 beside it."""
+    other = write(tmp_path / "other.json", RESULTS)
+    with pytest.raises(ConfigError, match=f"--bootstrap is {bootstrap}; give at least 100$"):
+        scored(tmp_path, LISTED, compare=other, bootstrap=bootstrap)
 
 
 def test_training_captions_tell_what_is_unseen_and_choose_the_constant(tmp_path: Path) -> None:
@@ -494,7 +502,7 @@ def test_meteor_stands_with_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path
     rows, others = make_many(12, worse=9)
     each = tmp_path / "each.jsonl"
     other = write(tmp_path / "other.json", others)
-    report = scored(tmp_path, rows, compare=other, per_image=str(each))
+    report = scored(tmp_path, rows, compare=other, per_image=str(each), bootstrap=100)
     lengths = [len(row["candidate"].split()) for row in rows]
     assert report["metrics"]["meteor"] == pytest.approx(np.mean(lengths) / 10)
     assert report["metric_versions"]["meteor"] == "fake METEOR"
