@@ -16,13 +16,13 @@ from raycap.metrics.ngrams import ORDERS, DocumentFrequency, Entries, Ints, Ngra
 from raycap.metrics.ptb import tokenize
 
 Floats = npt.NDArray[np.float64]
-NUM_CANDIDATES = 300
-NUM_IMAGES = 2000  # that candidates are judged on
+NUM_CANDIDATES = 300  # at most
+NUM_IMAGES = 2000  # at most, that candidates are judged on
 
 
 def constant_of(training: Sequence[Sequence[str]], *, seed: int) -> str:
-    """The one caption for all: of 300 training captions drawn with the seed, that of the best mean CIDEr-D over up to
-    2,000 training images drawn likewise, each candidate's own image left out.
+    """The one caption for all: of up to 300 training captions drawn with the seed, that of the best mean CIDEr-D over
+    up to 2,000 training images drawn likewise, each candidate's own image left out.
 
     Raises:
         ValueError: no training captions.
@@ -44,8 +44,8 @@ def constants_left_out(
 ) -> list[str]:
     """The constant caption of each image where no training captions are known, chosen from the other images.
 
-    Of 300 references drawn with the seed, an image gets that of the best mean CIDEr-D over the others of up to 2,000
-    images drawn likewise, the candidate's own left out. That is nearly always one caption. A lone image gets "".
+    Of up to 300 references drawn with the seed, an image gets that of the best mean CIDEr-D over the others of up to
+    2,000 images drawn likewise, the candidate's own left out. That is nearly always one caption. A lone image gets "".
     """
     if len(references) < 2:
         return [""] * len(references)
@@ -65,6 +65,12 @@ def constants_left_out(
     for image, candidate in zip(chosen.tolist(), means.argmax(axis=0).tolist(), strict=True):
         best[image] = captions[candidate]
     return best
+
+
+def num_drawn(captions: Sequence[Sequence[str]]) -> tuple[int, int]:
+    """How many candidates, and images to judge them on, a constant caption of these images' captions is chosen from."""
+    # The candidates are captions of the images drawn, which are more than candidates where not all are drawn.
+    return min(NUM_CANDIDATES, sum(map(len, captions))), min(NUM_IMAGES, len(captions))
 
 
 def nearest(queries: Floats, known: Floats, *, chunk: int = 256) -> Ints:

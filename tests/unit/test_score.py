@@ -22,6 +22,7 @@ from raycap.metrics.measure import load_meteor
 from raycap.score import ScoreOptions, read_frequency, score_file, write_frequency
 from raycap.score.files import ScoreInputError
 from raycap.score.reading import pair, read_candidates, read_references
+from raycap.score.report import constant_rule
 from raycap.score.sources import read_captions
 
 SAID = {7: "a red dog runs", 3: "a man", 12: "a blue bike is here", 5: "a tree"}
@@ -423,13 +424,34 @@ def test_a_comparison_of_few_resamplings_is_refused(bootstrap: int, tmp_path: Pa
         scored(tmp_path, LISTED, compare=other, bootstrap=bootstrap)
 
 
+def test_the_rule_of_the_constant_caption_says_what_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It said "of 300 evaluated references" where there were eight."""
+    wanted = list(WANTED.values())
+    rule = "of {} evaluated references the one of the best CIDEr-D on the other images (of {} drawn)"
+    assert constant_rule(wanted, training=[]) == rule.format(8, 4)
+    assert constant_rule([["a"]] * 5000, training=[]) == rule.format(300, "2,000")
+    assert constant_rule(wanted[:1], training=[]).startswith("none, for it is chosen by the other images")
+    assert constant_rule(wanted, training=[["a"]] * 5000) == (
+        "of 300 training captions the one of the best CIDEr-D on 2,000 training images"
+    )
+    for captions in (wanted, [["a dog", f"dog {i}"] for i in range(170)], [["a"]] * 2100):
+        judged: list[int] = []
+        monkeypatch.setattr(
+            baselines,
+            "one_for_all",
+            lambda prepared, _, judged=judged: judged.append(len(prepared)) or np.zeros(len(prepared)),
+        )
+        baselines.constants_left_out(captions, seed=0)
+        assert (len(judged), judged[0]) == baselines.num_drawn(captions)
+
+
 def test_training_captions_tell_what_is_unseen_and_choose_the_constant(tmp_path: Path) -> None:
     training = [{"image_id": i, "captions": [f"a red dog number{i}", "A man!"]} for i in range(5)]
     path = write(tmp_path / "training.json", training)
     report = scored(tmp_path, RESULTS, ANNOTATIONS, training=path)
     assert report["diversity"]["unseen"] == 0.75
     constant = report["baselines"]["constant"]
-    assert constant["rule"].startswith("of 300 training captions")
+    assert constant["rule"] == "of 10 training captions the one of the best CIDEr-D on 5 training images"
     assert constant["caption"] in {text for row in training for text in row["captions"]}  # type: ignore[union-attr]
     assert constant["metrics"] == metrics.score([constant["caption"]] * 4, list(WANTED.values()))
 
