@@ -348,19 +348,20 @@ def score(
     Raises:
         ValueError: no images, an image without references, a caption that is not a string, unequal lengths.
     """
-    return _prepared(predictions, references).statistics(predictions).scores()
+    return prepare(predictions, references).statistics(predictions).scores()
 
 
 def score_each(
     predictions: Sequence[str], references: Sequence[Sequence[str]] | PreparedReferences
 ) -> dict[str, Floats]:
     """Scores of each image by itself, (images,) arrays by metric; see `score`."""
-    return _prepared(predictions, references).statistics(predictions).each()
+    return prepare(predictions, references).statistics(predictions).each()
 
 
-def _prepared(
+def prepare(
     predictions: Sequence[str], references: Sequence[Sequence[str]] | PreparedReferences
 ) -> PreparedReferences:
+    """The references to score these predictions against; see `score`."""
     if isinstance(predictions, str):
         raise ValueError("predictions must be a list of captions and is one string")
     if not len(references):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from raycap.metrics.corpus import NAMES, PreparedReferences
+from raycap.metrics.corpus import NAMES, prepare
 from raycap.metrics.measure import METEOR, load_meteor
 from raycap.metrics.ptb import tokenize
 
@@ -26,7 +26,7 @@ def load(name: str) -> Any:
     """An `evaluate.Metric` by name: one of the scores, `meteor`, `bleu` (all four) or `captions` (all six).
 
     Its `compute(predictions=[str], references=[[str]])` returns the scores by name; several go together with
-    `evaluate.combine`.
+    `evaluate.combine`. `compute` raises ValueError where `score` does.
 
     Raises:
         ValueError: unknown name, or METEOR's word lists are not there.
@@ -67,7 +67,7 @@ def _metric_class() -> Any:
 
         def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
             name = str(self.config_name)
-            prepared = PreparedReferences(references)
+            prepared = prepare(predictions, references)
             if name == METEOR:
                 statistics = self.meteor.statistics(tokenize(predictions), prepared.all_tokens())
                 return {METEOR: float(statistics.score())}

@@ -312,6 +312,16 @@ def test_evaluate_faces_compute_the_same_numbers() -> None:
         metrics.load("cider")
 
 
+@pytest.mark.parametrize("name", ["cider_d", "bleu", "captions"])
+def test_evaluate_faces_refuse_no_images(name: str) -> None:
+    """They scored 0.0, where `score` says that there is nothing to score."""
+    metric = metrics.load(name)
+    with pytest.raises(ValueError, match="nothing to score: no images"):
+        metric.compute(predictions=[], references=[])
+    found = metric.compute(predictions=PREDICTIONS, references=REFERENCES)  # it is not spoilt
+    assert found.items() <= score(PREDICTIONS, REFERENCES).items()
+
+
 @pytest.mark.real
 @pytest.mark.parametrize(
     "name", ["flickr30k_magic", "flickr30k_constant_caption", "two_images_good", "two_images_bad"]
