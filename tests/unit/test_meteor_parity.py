@@ -107,14 +107,18 @@ def test_empty_and_punctuation_only_captions(meteor: Meteor, reference: Any) -> 
     compare(meteor, reference, [("", ["", ""])])
 
 
-def test_the_jars_own_statistics_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def with_few_paraphrases(folder: Path) -> Path:
     """The jar in a folder of its own, with a few paraphrases: Java reads all of them for half of its start."""
-    monkeypatch.setenv("RAYCAP_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "meteor"
     (folder / "data").mkdir(parents=True)
     shutil.copy(find().jar, folder)
     with gzip.open(folder / "data/paraphrase-en.gz", "wt") as stream:
         stream.write("0.5\na lot of\nmany\n0.5\ndown the\nalong\n0.1\nalong\ndown the\n")
+    return folder
+
+
+def test_the_jars_own_statistics_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYCAP_CACHE", str(tmp_path / "cache"))
+    folder = with_few_paraphrases(tmp_path / "meteor")
     predictions, references = tokens_of(
         [
             ("a man rides a bike along a road", ["a guy riding a bicycle down the road", "the person rode"]),
@@ -131,3 +135,23 @@ def test_the_jars_own_statistics_are_ours(tmp_path: Path, monkeypatch: pytest.Mo
         np.testing.assert_array_equal(values, getattr(theirs, name), err_msg=name)
     assert ours.score() == theirs.score()
     assert ours.matched.sum(axis=(0, 2, 3)).min() > 0  # every stage has its part
+
+
+def test_line_ends_and_half_surrogates_score_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The jar's lines were split by a carriage return inside a tag; half a surrogate pair could not be sent at all."""
+    monkeypatch.setenv("RAYCAP_CACHE", str(tmp_path / "cache"))
+    folder = with_few_paraphrases(tmp_path / "meteor")
+    texts = [
+        'a <a href="x\ry"> dog',
+        'a <a href="x y"> dog',
+        "see http://x\ud800y now",
+        "see http://x\udfffy now",
+        "http://\ud83d\ude00\r",
+        "<!-- a\rb -->",
+        "a dog",
+    ]
+    predictions, references = tokens_of([(one, [other]) for one in texts for other in texts])
+    theirs = JavaMeteor.load(str(folder)).statistics(predictions, references)
+    ours = Meteor.load(str(folder)).statistics(predictions, references)
+    for name, values in vars(ours).items():
+        np.testing.assert_array_equal(values, getattr(theirs, name), err_msg=name)
