@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from raycap.metrics.checks import PREDICTIONS, REFERENCES, check_listed
 from raycap.metrics.corpus import NAMES, prepare
 from raycap.metrics.measure import METEOR, load_meteor
 from raycap.metrics.ptb import tokenize
@@ -64,6 +65,12 @@ def _metric_class() -> Any:
                     }
                 ),
             )
+
+        def add_batch(self, *, predictions: Any = None, references: Any = None, **more: Any) -> None:
+            """Keep a batch; ValueError where captions or references are no list, which `evaluate` would trip over."""
+            check_listed(predictions, PREDICTIONS)
+            check_listed(references, REFERENCES)
+            super().add_batch(predictions=predictions, references=references, **more)
 
         def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
             name = str(self.config_name)

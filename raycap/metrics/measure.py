@@ -18,7 +18,8 @@ import numpy.typing as npt
 from raycap.metrics import clip_score, ptb
 from raycap.metrics import meteor as meteor_tool
 from raycap.metrics import spice as spice_tool
-from raycap.metrics.corpus import NAMES, PreparedReferences, Statistics, check_predictions
+from raycap.metrics.checks import check_predictions
+from raycap.metrics.corpus import NAMES, PreparedReferences, Statistics
 
 Floats = npt.NDArray[np.float64]
 MeteorMode = Literal["auto", "python", "java", "off"]
