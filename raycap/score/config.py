@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from pydantic import Field
 
-from raycap.config import Frozen
+from raycap.config import ConfigError, Frozen
 from raycap.metrics.measure import MeteorMode
 
 
@@ -31,7 +31,15 @@ class ScoringOptions(Frozen):
 
     @property
     def meteor_choice(self) -> tuple[MeteorMode, str]:
-        """What `load_meteor` takes."""
+        """What `load_meteor` takes.
+
+        Raises:
+            ConfigError: a folder for a METEOR that is off.
+        """
+        if self.meteor == "off" and self.meteor_folder:
+            raise ConfigError(
+                f"METEOR is off, and its folder {self.meteor_folder} is given; drop --meteor off or --meteor-folder"
+            )
         return self.meteor, self.meteor_folder
 
 

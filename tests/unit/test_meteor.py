@@ -445,8 +445,10 @@ def test_absent_word_lists_are_named_with_what_to_do(
         Meteor.load(str(tmp_path / "nowhere"))
     with monkeypatch.context() as patched:
         patched.setattr("importlib.util.find_spec", lambda name: None)
-        for load in (Meteor.load, JavaMeteor.load):
-            with pytest.raises(MeteorUnavailableError, match=f"it is not installed; {remedy}"):
+        # asked for the jar, it spoke of word lists
+        for load, wanted in ((Meteor.load, "word lists"), (JavaMeteor.load, "jar")):
+            absent = f"METEOR needs pycocoevalcap's {wanted}, and it is not installed; {remedy}"
+            with pytest.raises(MeteorUnavailableError, match=absent):
                 load()
     paraphrases = folder / "data/paraphrase-en.gz"
     whole = paraphrases.read_bytes()

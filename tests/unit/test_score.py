@@ -228,6 +228,11 @@ BAD: dict[str, tuple[object, object, str]] = {
     "no references anywhere": (RESULTS, None, "--references annotations.json"),
     "ragged csv": ("image_id,caption\n7,a,b\n", ANNOTATIONS, r"line 2 has 3 cells for 2 columns"),
     "csv without image_id": ("id,caption\n7,a\n", ANNOTATIONS, "must name the columns, image_id among them"),
+    "csv with semicolons": (
+        "image_id;caption\n7;a\n",
+        ANNOTATIONS,
+        r"image_id among them, each once, with commas between, and is 'image_id;caption'$",
+    ),
     "csv without rows": ("image_id,caption\n", ANNOTATIONS, "holds no captions"),
     "broken csv": ('image_id,caption\n7,"a\n', ANNOTATIONS, "is not valid CSV"),
     "csv without reference": (
@@ -258,6 +263,16 @@ def test_a_wrong_file_is_one_sentence(case: str, tmp_path: Path) -> None:
             r"line 3 \(image 8\) has no caption",
         ),
         ("said.jsonl", b'{"image_id": 7, "caption": "a"}\n7', "line 2 must be an object"),
+        (
+            "said.json",
+            b'[{"image_id": ' + b"7" * 5000 + b"}]",
+            r"said\.json holds a number of too many digits",
+        ),
+        (
+            "said.jsonl",
+            b'{"image_id": ' + b"7" * 5000 + b"}",
+            "line 1 holds a number of too many digits .* as text",
+        ),
         ("said.json", b"", "is empty"),
         ("said.json", b"\xff\xfe", "is not UTF-8"),
         ("said.json", b"[" * 100_000, "nested too deeply"),
@@ -336,6 +351,30 @@ def test_each_image_as_json_lines(tmp_path: Path) -> None:
     assert [row["image_id"] for row in rows] == list(WANTED)
     assert rows[2]["caption"] == SAID[7]
     assert np.mean([row["cider_d"] for row in rows]) == pytest.approx(EXPECTED["cider_d"])
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_scoring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything was scored, and then lost to an error of the file system."""
+    monkeypatch.setattr("raycap.score.read_pair", lambda *_: pytest.fail("it was scored"))
+    (tmp_path / "file").touch()
+    for place, message in (
+        (tmp_path, "is a folder; name a file to write$"),
+        (tmp_path / "file" / "each.csv", "cannot be written: .*file is no folder$"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            scored(tmp_path, LISTED, per_image=str(place))
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    for place in (tmp_path / "each.csv", tmp_path / "file", tmp_path / "new" / "each.csv"):
+        with pytest.raises(ConfigError, match="cannot be written: no permission to write into"):
+            scored(tmp_path, LISTED, per_image=str(place))
+
+
+def test_each_image_is_written_into_a_new_folder_or_over_a_file(tmp_path: Path) -> None:
+    for _ in range(2):
+        scored(tmp_path, LISTED, per_image=str(tmp_path / "new" / "each.csv"))
+    assert len((tmp_path / "new" / "each.csv").read_text().splitlines()) == 5
 
 
 def test_half_a_surrogate_pair_is_scored_and_printed(
@@ -544,6 +583,12 @@ def test_meteor_that_is_asked_for_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the word lists are not here"):
         scored(tmp_path, LISTED, meteor="python")
     assert load_meteor("auto").reason == "the word lists are not here"
+
+
+def test_a_folder_for_a_meteor_that_is_off_is_refused(tmp_path: Path) -> None:
+    """It was ignored without a word."""
+    with pytest.raises(ConfigError, match="METEOR is off, and its folder here is given"):
+        scored(tmp_path, LISTED, meteor="off", meteor_folder="here")
 
 
 def test_spice_that_cannot_run_is_left_out_with_its_reason(

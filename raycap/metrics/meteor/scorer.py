@@ -105,7 +105,7 @@ class JavaMeteor:
         Raises:
             MeteorUnavailableError: the jar or Java is absent.
         """
-        jar = sources.find(source).jar
+        jar = sources.find(source, wanted="jar").jar
         java = shutil.which("java")
         if java is None:
             raise MeteorUnavailableError(
