@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from raycap.metrics.clip_score import unit
 from raycap.metrics.corpus import SIGMA, PreparedReferences
 from raycap.metrics.ngrams import ORDERS, DocumentFrequency, Entries, Ints, NgramTable, Words
 from raycap.metrics.ptb import tokenize
@@ -81,9 +82,9 @@ def nearest(queries: Floats, known: Floats, *, chunk: int = 256) -> Ints:
     """
     if not len(known) or known.shape[1] != queries.shape[1]:
         raise ValueError(f"features of shape {queries.shape} cannot be compared with {known.shape}")
-    known = _unit(known)
+    known = unit(known)
     found = [
-        (_unit(queries[begin : begin + chunk]) @ known.T).argmax(axis=1)
+        (unit(queries[begin : begin + chunk]) @ known.T).argmax(axis=1)
         for begin in range(0, len(queries), chunk)
     ]
     return np.concatenate([np.zeros(0, dtype=np.int64), *found]).astype(np.int64)
@@ -123,9 +124,3 @@ def _candidates(
     scores = np.stack([one_for_all(prepared, caption) for _, caption in drawn])
     scores[np.arange(len(drawn)), [image for image, _ in drawn]] = np.nan
     return [caption for _, caption in drawn], scores
-
-
-def _unit(rows: Floats) -> Floats:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Floats = rows / np.where(norms == 0, 1.0, norms)
-    return unit

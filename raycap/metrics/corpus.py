@@ -55,10 +55,6 @@ class Statistics:
     def __len__(self) -> int:
         return len(self.length)
 
-    def take(self, rows: Ints) -> Statistics:
-        """Statistics of some images, with repetition."""
-        return Statistics(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
-
     def resampled(self, counts: Floats) -> dict[str, Floats]:
         """Corpus scores of resamplings given as counts (resamplings, images); see `raycap.metrics.bootstrap`."""
         lengths = [counts @ length.astype(np.float64) for length in (self.length, self.reference_length)]
@@ -127,9 +123,8 @@ class PreparedReferences:
         captions = [caption for image in references for caption in image]
         self.tokens = ptb.tokenize(captions, following=following)
         sizes = np.array([len(image) for image in references], dtype=np.int64)
-        self._first = np.concatenate([[0], np.cumsum(sizes)]).astype(
-            np.int64
-        )  # (images + 1,) first caption of each
+        # (images + 1,) first caption of each
+        self._first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.image_of = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
         words = Words.of(self.tokens)
         source = own_source(self.num_images)
@@ -253,9 +248,8 @@ class PreparedReferences:
         pairs_first = np.concatenate([[0], np.cumsum(self._first[image + 1] - self._first[image])]).astype(
             np.int64
         )
-        pair_caption = ranges(
-            self._first[image], self._first[image + 1]
-        )  # every (prediction, reference) pair
+        # every (prediction, reference) pair
+        pair_caption = ranges(self._first[image], self._first[image + 1])
         pair_owner = np.repeat(np.arange(size), np.diff(pairs_first))
         similarity = np.zeros((len(pair_caption), 4))
         correct = np.zeros((size, 4), dtype=np.int64)

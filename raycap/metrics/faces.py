@@ -24,7 +24,8 @@ _CITATIONS = {
 
 
 def load(name: str) -> Any:
-    """An `evaluate.Metric` by name: one of the scores, `meteor`, `bleu` (all four) or `captions` (all six).
+    """An `evaluate.Metric` by name: one of the scores, `meteor`, `bleu` (all four) or `captions` (BLEU-1 to 4,
+    ROUGE-L and CIDEr-D).
 
     Its `compute(predictions=[str], references=[[str]])` returns the scores by name; several go together with
     `evaluate.combine`. `compute` raises ValueError where `score` does.
@@ -37,9 +38,8 @@ def load(name: str) -> Any:
         raise ValueError(f"unknown metric {name!r}; known: {', '.join(known)}")
     metric = _metric_class()(config_name=name, keep_in_memory=True)
     if name == METEOR:
-        metric.meteor = load_meteor(
-            "python"
-        )  # here, so that what is missing is said before anything is scored
+        # here, so that what is missing is said before anything is scored
+        metric.meteor = load_meteor("python")
     return metric
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from raycap.metrics import DocumentFrequency, PreparedReferences, baselines, bootstrap, ptb
 from raycap.metrics.diversity import diversity, normalised
-from raycap.metrics.measure import Measured, Meteor, measure
+from raycap.metrics.measure import ChosenMeteor, Measured, measure
 from raycap.score.config import ScoringOptions
 
 LABELS = {
@@ -63,7 +63,7 @@ class LocalScorer:
     """References in this process."""
 
     prepared: PreparedReferences
-    meteor: Meteor | None = None
+    meteor: ChosenMeteor | None = None
 
     @property
     def document_frequency(self) -> DocumentFrequency:

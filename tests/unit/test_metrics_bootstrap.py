@@ -44,7 +44,11 @@ def test_matrix_form_scores_each_resampling_as_the_plain_one(
     monkeypatch.setattr(bootstrap, "CHUNK_COUNTS", at_once * 4)
     statistics = statistics_of(PREDICTIONS)
     random = np.random.default_rng(5)
-    plain = [statistics.take(random.integers(4, size=4)).scores() for _ in range(50)]
+    prepared = PreparedReferences(REFERENCES)
+    drawn = [random.integers(4, size=4).tolist() for _ in range(50)]
+    plain = [
+        prepared.statistics([PREDICTIONS[i] for i in images], images=images).scores() for images in drawn
+    ]
     found = bootstrap.intervals(statistics, num_samples=50, seed=5)
     assert set(found) == set(plain[0])
     for name, bounds in found.items():

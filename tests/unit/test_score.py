@@ -21,6 +21,7 @@ from raycap.metrics import PreparedReferences, baselines
 from raycap.metrics.measure import load_meteor
 from raycap.score import ScoreOptions, read_frequency, score_file, write_frequency
 from raycap.score.files import ScoreInputError
+from raycap.score.parts import measure_part, prepare_part
 from raycap.score.reading import pair, read_candidates, read_references
 from raycap.score.report import constant_rule
 from raycap.score.sources import read_captions
@@ -612,6 +613,19 @@ def test_evaluates_meteor_face(monkeypatch: pytest.MonkeyPatch) -> None:
     install_meteor(monkeypatch, available=False)
     with pytest.raises(ValueError, match="word lists"):
         metrics.load("meteor")
+
+
+def test_a_part_is_told_what_stands_below_it() -> None:
+    """A stop behind a letter stays or goes by the caption below, here the next part's first."""
+    captions, ids = ["letter B.", "The dog."], list[object](range(2))
+    whole = PreparedReferences([[text] for text in captions])
+    assert whole.tokens[0] != PreparedReferences([["letter B."]]).tokens[0]
+    for part, below in ((0, captions[1:]), (1, [])):
+        prepared, _ = prepare_part([[captions[part]]], ids[part : part + 1], below)
+        assert prepared.tokens == whole.tokens[part : part + 1]
+        measured = measure_part(prepared, [captions[part]], below, ("off", ""))
+        assert measured.tokens == whole.tokens[part : part + 1]
+    assert prepare_part([], [], captions)[0].tokens == []
 
 
 def test_a_worker_that_scores_a_part_loads_neither_ray_nor_torch() -> None:
