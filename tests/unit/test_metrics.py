@@ -77,6 +77,12 @@ def test_the_caption_below_decides_whether_a_last_letter_keeps_its_stop() -> Non
     assert parts == tokenize(captions)
 
 
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\r", "\n"])
+def test_a_line_end_inside_a_caption_does_not_shift_those_below(sign: str) -> None:
+    """The reference tool reads its file by lines, so that most of these give the next caption another's tokens."""
+    assert tokenize([f"one {sign} two", "a dog", "a cat"]) == [["one", "two"], ["a", "dog"], ["a", "cat"]]
+
+
 def test_a_tag_ends_a_sentence_only_with_a_space_behind_it() -> None:
     """The letter before "<b>he" lost its stop; the random comparison with the reference tool found it."""
     assert tokenize(["x A. <b> he", "x A. <b>", "x A. <b>he", "x A.  <b>, he"]) == [
