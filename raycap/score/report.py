@@ -143,7 +143,9 @@ def constant_rule(references: Sequence[Sequence[str]], *, training: Sequence[Seq
         return f"of {candidates} training captions the one of the best CIDEr-D on {images:,} training images"
     if images < 2:
         return "none, for it is chosen by the other images, and there is one image"
-    return f"of {candidates} evaluated references the one of the best CIDEr-D on the other images (of {images:,} drawn)"
+    return (
+        f"of {candidates} evaluated references the one of the best CIDEr-D on the others of {images:,} images"
+    )
 
 
 def compare(

@@ -467,7 +467,7 @@ def test_a_comparison_of_few_resamplings_is_refused(bootstrap: int, tmp_path: Pa
 def test_the_rule_of_the_constant_caption_says_what_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """It said "of 300 evaluated references" where there were eight."""
     wanted = list(WANTED.values())
-    rule = "of {} evaluated references the one of the best CIDEr-D on the other images (of {} drawn)"
+    rule = "of {} evaluated references the one of the best CIDEr-D on the others of {} images"
     assert constant_rule(wanted, training=[]) == rule.format(8, 4)
     assert constant_rule([["a"]] * 5000, training=[]) == rule.format(300, "2,000")
     assert constant_rule(wanted[:1], training=[]).startswith("none, for it is chosen by the other images")
