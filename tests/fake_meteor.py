@@ -24,9 +24,6 @@ class FakeStatistics:
     def concatenate(cls, parts: Sequence[FakeStatistics]) -> FakeStatistics:
         return cls(np.concatenate([part.lengths for part in parts]))
 
-    def take(self, rows: npt.NDArray[np.int64]) -> FakeStatistics:
-        return FakeStatistics(self.lengths[rows])
-
     def resampled(self, counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return counts @ self.lengths / counts.sum(axis=1) / 10
 

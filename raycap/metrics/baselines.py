@@ -11,18 +11,19 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from raycap.metrics.clip_score import unit
 from raycap.metrics.corpus import SIGMA, PreparedReferences
 from raycap.metrics.ngrams import ORDERS, DocumentFrequency, Entries, Ints, NgramTable, Words
 from raycap.metrics.ptb import tokenize
 
 Floats = npt.NDArray[np.float64]
-NUM_CANDIDATES = 300
-NUM_IMAGES = 2000  # that candidates are judged on
+NUM_CANDIDATES = 300  # at most
+NUM_IMAGES = 2000  # at most, that candidates are judged on
 
 
 def constant_of(training: Sequence[Sequence[str]], *, seed: int) -> str:
-    """The one caption for all: of 300 training captions drawn with the seed, that of the best mean CIDEr-D over up to
-    2,000 training images drawn likewise, each candidate's own image left out.
+    """The one caption for all: of up to 300 training captions drawn with the seed, that of the best mean CIDEr-D over
+    up to 2,000 training images drawn likewise, each candidate's own image left out.
 
     Raises:
         ValueError: no training captions.
@@ -44,8 +45,8 @@ def constants_left_out(
 ) -> list[str]:
     """The constant caption of each image where no training captions are known, chosen from the other images.
 
-    Of 300 references drawn with the seed, an image gets that of the best mean CIDEr-D over the others of up to 2,000
-    images drawn likewise, the candidate's own left out. That is nearly always one caption. A lone image gets "".
+    Of up to 300 references drawn with the seed, an image gets that of the best mean CIDEr-D over the others of up to
+    2,000 images drawn likewise, the candidate's own left out. That is nearly always one caption. A lone image gets "".
     """
     if len(references) < 2:
         return [""] * len(references)
@@ -67,6 +68,12 @@ def constants_left_out(
     return best
 
 
+def num_drawn(captions: Sequence[Sequence[str]]) -> tuple[int, int]:
+    """How many candidates, and images to judge them on, a constant caption of these images' captions is chosen from."""
+    # The candidates are captions of the images drawn, which are more than candidates where not all are drawn.
+    return min(NUM_CANDIDATES, sum(map(len, captions))), min(NUM_IMAGES, len(captions))
+
+
 def nearest(queries: Floats, known: Floats, *, chunk: int = 256) -> Ints:
     """For each query the row of `known` of the highest cosine; both (rows, dim).
 
@@ -75,9 +82,9 @@ def nearest(queries: Floats, known: Floats, *, chunk: int = 256) -> Ints:
     """
     if not len(known) or known.shape[1] != queries.shape[1]:
         raise ValueError(f"features of shape {queries.shape} cannot be compared with {known.shape}")
-    known = _unit(known)
+    known = unit(known)
     found = [
-        (_unit(queries[begin : begin + chunk]) @ known.T).argmax(axis=1)
+        (unit(queries[begin : begin + chunk]) @ known.T).argmax(axis=1)
         for begin in range(0, len(queries), chunk)
     ]
     return np.concatenate([np.zeros(0, dtype=np.int64), *found]).astype(np.int64)
@@ -117,9 +124,3 @@ def _candidates(
     scores = np.stack([one_for_all(prepared, caption) for _, caption in drawn])
     scores[np.arange(len(drawn)), [image for image, _ in drawn]] = np.nan
     return [caption for _, caption in drawn], scores
-
-
-def _unit(rows: Floats) -> Floats:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Floats = rows / np.where(norms == 0, 1.0, norms)
-    return unit

@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 LEVEL = 0.95
+SIGNIFICANT = 0.05  # a p-value below it
+MIN_COMPARED = 100  # resamplings; of 39 or fewer no p-value can be below 0.05
 CHUNK_COUNTS = 1 << 22  # counts held at a time
 
 
@@ -40,8 +42,8 @@ class Difference:
 
     @property
     def is_real(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves out zero and p is below 0.05: of few resamplings either alone says little."""
+        return (self.low > 0 or self.high < 0) and self.p_value < SIGNIFICANT
 
 
 def draw(size: int, *, num_samples: int, seed: int) -> Iterator[Floats]:

@@ -19,7 +19,8 @@ PROMPT = "A photo depicts "
 
 def clip_score(images: Floats, captions: Floats) -> Floats:
     """CLIPScore of each image's caption, (images,), from embeddings (images, dim)."""
-    scores: Floats = WEIGHT * np.clip((_unit(images) * _unit(captions)).sum(axis=1), 0.0, None)
+    cosines = (unit(images.astype(np.float64)) * unit(captions.astype(np.float64))).sum(axis=1)
+    scores: Floats = WEIGHT * np.clip(cosines, 0.0, None)
     return scores
 
 
@@ -31,11 +32,11 @@ def ref_clip_score(scores: Floats, captions: Floats, references: Sequence[Floats
         captions: embeddings (images, dim).
         references: of each image (captions, dim).
     """
-    units = _unit(captions)
+    units = unit(captions.astype(np.float64))
     nearest = np.array(
         [
-            max(float((_unit(theirs) @ unit).max()), 0.0)
-            for theirs, unit in zip(references, units, strict=True)
+            max(float((unit(theirs.astype(np.float64)) @ ours).max()), 0.0)
+            for theirs, ours in zip(references, units, strict=True)
         ],
         dtype=np.float64,
     )
@@ -44,7 +45,8 @@ def ref_clip_score(scores: Floats, captions: Floats, references: Sequence[Floats
     return means
 
 
-def _unit(rows: Floats) -> Floats:
-    rows = rows.astype(np.float64)
-    unit: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return unit
+def unit(rows: Floats) -> Floats:
+    """Rows of length 1, (rows, dim), in their own precision; a row of zeros stays one."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    units: Floats = rows / np.where(norms == 0, 1.0, norms)
+    return units

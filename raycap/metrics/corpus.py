@@ -16,6 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from raycap.metrics import ptb
+from raycap.metrics.checks import (
+    PREDICTIONS,
+    REFERENCES,
+    check_images,
+    check_listed,
+    check_number,
+    check_predictions,
+    check_references,
+)
 from raycap.metrics.joins import Join, Postings, ranges
 from raycap.metrics.ngrams import ORDERS, DocumentFrequency, Entries, Ints, NgramTable, Words
 from raycap.metrics.rouge import rouge_l
@@ -45,10 +54,6 @@ class Statistics:
 
     def __len__(self) -> int:
         return len(self.length)
-
-    def take(self, rows: Ints) -> Statistics:
-        """Statistics of some images, with repetition."""
-        return Statistics(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
 
     def resampled(self, counts: Floats) -> dict[str, Floats]:
         """Corpus scores of resamplings given as counts (resamplings, images); see `raycap.metrics.bootstrap`."""
@@ -113,15 +118,13 @@ class PreparedReferences:
         document_frequency: DocumentFrequency | None = None,
         following: Sequence[str] | None = None,
     ) -> None:
-        self.ids = list(ids) if ids is not None else list(range(len(references)))
-        check_references(references, self.ids)
+        self.ids = check_references(references, ids)
         self.num_images = len(references)
         captions = [caption for image in references for caption in image]
         self.tokens = ptb.tokenize(captions, following=following)
         sizes = np.array([len(image) for image in references], dtype=np.int64)
-        self._first = np.concatenate([[0], np.cumsum(sizes)]).astype(
-            np.int64
-        )  # (images + 1,) first caption of each
+        # (images + 1,) first caption of each
+        self._first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.image_of = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
         words = Words.of(self.tokens)
         source = own_source(self.num_images)
@@ -227,13 +230,9 @@ class PreparedReferences:
         return self._match(ptb.tokenize(predictions), image).cider_d
 
     def _images(self, predictions: Sequence[object], images: Sequence[int] | Ints | None) -> Ints:
-        if isinstance(predictions, str):
-            raise ValueError("predictions must be a list of captions and is one string")
-        wanted = np.arange(self.num_images) if images is None else np.asarray(images, dtype=np.int64)
-        if len(predictions) != len(wanted):
-            raise ValueError(
-                f"{len(predictions)} predictions for {len(wanted)} images; give one caption an image"
-            )
+        check_listed(predictions, PREDICTIONS)
+        wanted = np.arange(self.num_images) if images is None else check_images(images)
+        check_number(predictions, len(wanted))
         unknown = wanted[(wanted < 0) | (wanted >= self.num_images)]
         if len(unknown):
             raise ValueError(
@@ -249,9 +248,8 @@ class PreparedReferences:
         pairs_first = np.concatenate([[0], np.cumsum(self._first[image + 1] - self._first[image])]).astype(
             np.int64
         )
-        pair_caption = ranges(
-            self._first[image], self._first[image + 1]
-        )  # every (prediction, reference) pair
+        # every (prediction, reference) pair
+        pair_caption = ranges(self._first[image], self._first[image + 1])
         pair_owner = np.repeat(np.arange(size), np.diff(pairs_first))
         similarity = np.zeros((len(pair_caption), 4))
         correct = np.zeros((size, 4), dtype=np.int64)
@@ -313,33 +311,6 @@ def own_source(num_images: int) -> str:
     return f"the {num_images:,} evaluated images' references"
 
 
-def check_references(references: Sequence[Sequence[str]], ids: Sequence[object]) -> None:
-    """Raise ValueError where references cannot be scored against, naming the image."""
-    if len(ids) != len(references):
-        raise ValueError(
-            f"{len(ids)} image ids came with references of {len(references)} images; give one each"
-        )
-    for image, captions in zip(ids, references, strict=True):
-        if isinstance(captions, str):
-            raise ValueError(f"references of image {image} must be a list of captions and are one string")
-        if not captions:
-            raise ValueError(
-                f"image {image} has no reference caption; give at least one, or leave the image out"
-            )
-        for caption in captions:
-            if not isinstance(caption, str):
-                raise ValueError(
-                    f"a reference of image {image} must be a string and is {type(caption).__name__}"
-                )
-
-
-def check_predictions(predictions: Sequence[str], ids: Sequence[object]) -> None:
-    """Raise ValueError where a prediction is not a string, naming the image."""
-    for image, caption in zip(ids, predictions, strict=True):
-        if not isinstance(caption, str):
-            raise ValueError(f"the caption of image {image} must be a string and is {type(caption).__name__}")
-
-
 def score(
     predictions: Sequence[str], references: Sequence[Sequence[str]] | PreparedReferences
 ) -> dict[str, float]:
@@ -348,25 +319,24 @@ def score(
     Raises:
         ValueError: no images, an image without references, a caption that is not a string, unequal lengths.
     """
-    return _prepared(predictions, references).statistics(predictions).scores()
+    return prepare(predictions, references).statistics(predictions).scores()
 
 
 def score_each(
     predictions: Sequence[str], references: Sequence[Sequence[str]] | PreparedReferences
 ) -> dict[str, Floats]:
     """Scores of each image by itself, (images,) arrays by metric; see `score`."""
-    return _prepared(predictions, references).statistics(predictions).each()
+    return prepare(predictions, references).statistics(predictions).each()
 
 
-def _prepared(
+def prepare(
     predictions: Sequence[str], references: Sequence[Sequence[str]] | PreparedReferences
 ) -> PreparedReferences:
-    if isinstance(predictions, str):
-        raise ValueError("predictions must be a list of captions and is one string")
+    """The references to score these predictions against; see `score`."""
+    check_listed(predictions, PREDICTIONS)
+    if not isinstance(references, PreparedReferences):
+        check_listed(references, REFERENCES)
     if not len(references):
         raise ValueError("there is nothing to score: no images")
-    if len(predictions) != len(references):
-        raise ValueError(
-            f"{len(predictions)} predictions for {len(references)} images with references; give one caption an image"
-        )
+    check_number(predictions, len(references))
     return references if isinstance(references, PreparedReferences) else PreparedReferences(references)

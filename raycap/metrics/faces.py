@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from raycap.metrics.corpus import NAMES, PreparedReferences
+from raycap.metrics.checks import PREDICTIONS, REFERENCES, check_listed
+from raycap.metrics.corpus import NAMES, prepare
 from raycap.metrics.measure import METEOR, load_meteor
 from raycap.metrics.ptb import tokenize
 
@@ -23,10 +24,11 @@ _CITATIONS = {
 
 
 def load(name: str) -> Any:
-    """An `evaluate.Metric` by name: one of the scores, `meteor`, `bleu` (all four) or `captions` (all six).
+    """An `evaluate.Metric` by name: one of the scores, `meteor`, `bleu` (all four) or `captions` (BLEU-1 to 4,
+    ROUGE-L and CIDEr-D).
 
     Its `compute(predictions=[str], references=[[str]])` returns the scores by name; several go together with
-    `evaluate.combine`.
+    `evaluate.combine`. `compute` raises ValueError where `score` does.
 
     Raises:
         ValueError: unknown name, or METEOR's word lists are not there.
@@ -36,9 +38,8 @@ def load(name: str) -> Any:
         raise ValueError(f"unknown metric {name!r}; known: {', '.join(known)}")
     metric = _metric_class()(config_name=name, keep_in_memory=True)
     if name == METEOR:
-        metric.meteor = load_meteor(
-            "python"
-        )  # here, so that what is missing is said before anything is scored
+        # here, so that what is missing is said before anything is scored
+        metric.meteor = load_meteor("python")
     return metric
 
 
@@ -65,9 +66,15 @@ def _metric_class() -> Any:
                 ),
             )
 
+        def add_batch(self, *, predictions: Any = None, references: Any = None, **more: Any) -> None:
+            """Keep a batch; ValueError where captions or references are no list, which `evaluate` would trip over."""
+            check_listed(predictions, PREDICTIONS)
+            check_listed(references, REFERENCES)
+            super().add_batch(predictions=predictions, references=references, **more)
+
         def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
             name = str(self.config_name)
-            prepared = PreparedReferences(references)
+            prepared = prepare(predictions, references)
             if name == METEOR:
                 statistics = self.meteor.statistics(tokenize(predictions), prepared.all_tokens())
                 return {METEOR: float(statistics.score())}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from raycap.metrics import ptb
-from raycap.metrics.corpus import check_references
+from raycap.metrics.checks import check_references
 from raycap.metrics.ngrams import DocumentFrequency, Words
 
 KIND = "raycap document frequencies"
@@ -26,9 +26,9 @@ def count(
     Raises:
         ValueError: no images, one without captions, or a caption that is not a string.
     """
-    if not references:
+    check_references(references, ids)
+    if not len(references):
         raise ValueError(f"there are no captions to count in {source}")
-    check_references(references, ids if ids is not None else list(range(len(references))))
     words = Words.of(ptb.tokenize([caption for image in references for caption in image]))
     sizes = [len(image) for image in references]
     image_of = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)

@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,9 @@ import numpy.typing as npt
 from raycap.metrics import clip_score, ptb
 from raycap.metrics import meteor as meteor_tool
 from raycap.metrics import spice as spice_tool
-from raycap.metrics.corpus import NAMES, PreparedReferences, Statistics, check_predictions
+from raycap.metrics.checks import check_predictions
+from raycap.metrics.corpus import NAMES, PreparedReferences, Statistics
+from raycap.metrics.meteor import MeteorStatistics
 
 Floats = npt.NDArray[np.float64]
 MeteorMode = Literal["auto", "python", "java", "off"]
@@ -41,8 +43,7 @@ class Measured:
     statistics: Statistics
     tokens: list[list[str]]
     """Of the captions."""
-    meteor: Any = None
-    """MeteorStatistics, or None."""
+    meteor: MeteorStatistics | None = None
     means: Mapping[str, Floats] = field(default_factory=dict)
     """Scores of each image by metric, where the corpus score is their mean."""
     omitted: Mapping[str, str] = field(default_factory=dict)
@@ -81,12 +82,10 @@ class Measured:
     @classmethod
     def concatenate(cls, parts: Sequence[Measured]) -> Measured:
         """Of several parts of a corpus together, in the order given: to the last bit what one piece gives."""
-        first = next(
-            (part for part in parts if part.meteor is None), parts[0]
-        )  # where it lacks, it lacks in all
-        meteor = None
-        if first.meteor is not None:
-            meteor = type(first.meteor).concatenate([part.meteor for part in parts])
+        # Where METEOR lacks in one part, it lacks in all.
+        first = next((part for part in parts if part.meteor is None), parts[0])
+        counted = [part.meteor for part in parts if part.meteor is not None]
+        meteor = None if first.meteor is None else type(first.meteor).concatenate(counted)
         return replace(
             first,
             statistics=Statistics.concatenate([part.statistics for part in parts]),
@@ -109,7 +108,7 @@ def measure(
     captions: Sequence[str],
     prepared: PreparedReferences,
     *,
-    meteor: Meteor | None = None,
+    meteor: ChosenMeteor | None = None,
     following: Sequence[str] | None = None,
 ) -> Measured:
     """Score one caption an image on all metrics that Python has.
@@ -143,7 +142,7 @@ def with_spice(measured: Measured, references: Sequence[Sequence[Sequence[str]]]
         return measured.with_means({}, {SPICE: str(error)})
 
 
-def with_meteor(measured: Measured, meteor: Meteor, statistics: Any) -> Measured:
+def with_meteor(measured: Measured, meteor: ChosenMeteor, statistics: MeteorStatistics | None) -> Measured:
     """With METEOR's numbers, or the reason why there are none."""
     if statistics is None:
         omitted = {METEOR: meteor.reason} if meteor.reason else {}
@@ -152,23 +151,32 @@ def with_meteor(measured: Measured, meteor: Meteor, statistics: Any) -> Measured
     return replace(measured, meteor=statistics, versions=versions)
 
 
+class MeteorTool(Protocol):
+    """METEOR however it is computed."""
+
+    def statistics(
+        self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]], /
+    ) -> MeteorStatistics:
+        """Each image's counts, of PTB tokens."""
+
+
 @dataclass(frozen=True)
-class Meteor:
+class ChosenMeteor:
     """METEOR in the way asked for, or why it cannot be had."""
 
-    tool: Any
+    tool: MeteorTool | None
     version: str = ""
     reason: str = ""
 
     def statistics(
         self, captions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
-    ) -> Any:
-        """MeteorStatistics, or None where METEOR cannot be had."""
+    ) -> MeteorStatistics | None:
+        """Each image's counts, or None where METEOR cannot be had."""
         return None if self.tool is None else self.tool.statistics(captions, references)
 
 
 @functools.cache
-def load_meteor(mode: MeteorMode = "auto", folder: str = "") -> Meteor:
+def load_meteor(mode: MeteorMode = "auto", folder: str = "") -> ChosenMeteor:
     """METEOR: in Python, by the reference's Java, or (auto) in Python where its word lists are.
 
     Args:
@@ -179,15 +187,15 @@ def load_meteor(mode: MeteorMode = "auto", folder: str = "") -> Meteor:
         ValueError: asked for python or java, or from a folder, and it cannot be had.
     """
     if mode == "off":
-        return Meteor(None)
-    chosen: Any = meteor_tool.JavaMeteor if mode == "java" else meteor_tool.Meteor
+        return ChosenMeteor(None)
+    chosen = meteor_tool.JavaMeteor if mode == "java" else meteor_tool.Meteor
     try:
         tool = chosen.load(folder)
     except meteor_tool.MeteorUnavailableError as error:
         if mode != "auto" or folder:
             raise
-        return Meteor(None, reason=str(error))
-    return Meteor(tool, version=chosen.VERSION)
+        return ChosenMeteor(None, reason=str(error))
+    return ChosenMeteor(tool, version=chosen.VERSION)
 
 
 def _in_order(found: Mapping[str, Any]) -> dict[str, Any]:

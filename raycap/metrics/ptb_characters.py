@@ -53,9 +53,8 @@ _SHARED = {
 
 class _Table(dict[int, str]):
     def __missing__(self, code: int) -> str:
-        character = (
-            chr(code) if 0x20 <= code < 0x7F else DELETED
-        )  # beyond the first plane everything is deleted
+        # beyond the first plane everything is deleted
+        character = chr(code) if 0x20 <= code < 0x7F else DELETED
         self[code] = character
         return character
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from raycap import __version__
 from raycap.config import ConfigError
-from raycap.metrics import PreparedReferences
+from raycap.metrics import PreparedReferences, bootstrap
 from raycap.metrics.measure import Measured, load_meteor, with_spice
 from raycap.score import report as reporting
 from raycap.score.config import FrequencyOptions, ScoreOptions, ScoringOptions
@@ -40,8 +41,13 @@ def score_file(path: str, options: ScoreOptions) -> dict[str, Any]:
         ScoreInputError: a file that cannot be scored; the message names the file and the image or line.
         ConfigError: options that do not go together.
     """
-    if options.compare and not options.bootstrap:
-        raise ConfigError("--compare judges by resampling, and --bootstrap is 0; give at least 1")
+    if options.compare and options.bootstrap < bootstrap.MIN_COMPARED:
+        raise ConfigError(
+            f"--compare judges by resampling, and --bootstrap is {options.bootstrap}; give at least "
+            f"{bootstrap.MIN_COMPARED}"
+        )
+    if options.per_image:
+        check_output(options.per_image)
     meteor = load_meteor(*options.meteor_choice)
     candidates, references = read_pair(path, options.references)
     said = pair(candidates, references)
@@ -103,6 +109,20 @@ def short_names(one: str, other: str) -> tuple[str, str]:
     """File names to tell two files apart in a sentence: whole paths where the names are the same."""
     names = (Path(one).name, Path(other).name)
     return names if names[0] != names[1] else (one, other)
+
+
+def check_output(path: str) -> None:
+    """Raise ConfigError where no file can be written on this machine, before work is done for it."""
+    if "://" in path:
+        return
+    if os.path.isdir(path):
+        raise ConfigError(f"--per-image {path} is a folder; name a file to write")
+    # Absent folders will be made, and a file is replaced, so its folder is what must be writable.
+    there = next(str(found) for found in Path(path).absolute().parents if os.path.exists(found))
+    if not os.path.isdir(there):
+        raise ConfigError(f"--per-image {path} cannot be written: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"--per-image {path} cannot be written: no permission to write into {there}")
 
 
 def write_each(path: str, images: Sequence[ImageId], captions: Sequence[str], measured: Measured) -> None:

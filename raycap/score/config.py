@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from pydantic import Field
 
-from raycap.config import Frozen
+from raycap.config import ConfigError, Frozen
 from raycap.metrics.measure import MeteorMode
 
 
@@ -25,13 +25,21 @@ class ScoringOptions(Frozen):
     baselines: bool = True
     """Score one caption for all (and in evaluate the nearest training photo's caption) too."""
     bootstrap: int = Field(default=1000, ge=0)
-    """Resamplings of the images for the 95 % intervals; 0 leaves the intervals out."""
+    """Resamplings of the images for the 95 % intervals; 0 leaves the intervals out, `--compare` needs 100."""
     seed: int = Field(default=0, ge=0)
     """Of the resampling, and of the candidates for the constant caption."""
 
     @property
     def meteor_choice(self) -> tuple[MeteorMode, str]:
-        """What `load_meteor` takes."""
+        """What `load_meteor` takes.
+
+        Raises:
+            ConfigError: a folder for a METEOR that is off.
+        """
+        if self.meteor == "off" and self.meteor_folder:
+            raise ConfigError(
+                f"METEOR is off, and its folder {self.meteor_folder} is given; drop --meteor off or --meteor-folder"
+            )
         return self.meteor, self.meteor_folder
 
 

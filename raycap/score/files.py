@@ -105,8 +105,12 @@ def read_text(path: str) -> str:
 def _json(where: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise ScoreInputError(f"{where} is not valid JSON: {error}") from None
+    except ValueError:  # Python's limit of 4,300 digits
+        raise ScoreInputError(
+            f"{where} holds a number of too many digits to be read; write such an id as text, in quotes"
+        ) from None
     except RecursionError:
         raise ScoreInputError(f"{where} is nested too deeply to be captions") from None
 
@@ -118,7 +122,8 @@ def _csv_rows(path: str, text: str) -> list[Row]:
         header = [name.strip() for name in next(reader)]
         if len(set(header)) != len(header) or "image_id" not in header:
             raise ScoreInputError(
-                f"{path}: the first line must name the columns, image_id among them, each once"
+                f"{path}: the first line must name the columns, image_id among them, each once, with commas between, "
+                f"and is {','.join(header)!r:.200}"
             )
         for cells in reader:
             if not cells:

@@ -133,7 +133,7 @@ def _same_kind(candidates: Candidates, references: References) -> Mapping[ImageI
 
 
 def _kind(image: ImageId) -> str:
-    return f"{'numbers' if isinstance(image, int) else 'text'} ({image!r})"
+    return f"{'numbers' if isinstance(image, int) else 'text'} ({image!r:.80})"
 
 
 def _is_number(image: ImageId) -> bool:

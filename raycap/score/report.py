@@ -15,7 +15,7 @@ from rich.table import Table
 
 from raycap.metrics import DocumentFrequency, PreparedReferences, baselines, bootstrap, ptb
 from raycap.metrics.diversity import diversity, normalised
-from raycap.metrics.measure import Measured, Meteor, measure
+from raycap.metrics.measure import ChosenMeteor, Measured, measure
 from raycap.score.config import ScoringOptions
 
 LABELS = {
@@ -32,13 +32,7 @@ LABELS = {
 }
 CONSTANT, NEAREST = "constant", "nearest"
 COLUMNS = {CONSTANT: "one caption for all", NEAREST: "nearest training photo"}
-RULES = {
-    "training": f"of {baselines.NUM_CANDIDATES} training captions the one of the best CIDEr-D on up to "
-    f"{baselines.NUM_IMAGES:,} training images",
-    "left out": f"of {baselines.NUM_CANDIDATES} evaluated references the one of the best CIDEr-D on the other images "
-    f"(up to {baselines.NUM_IMAGES:,})",
-    NEAREST: "the first caption of the training image of the highest cosine of mean features",
-}
+NEAREST_RULE = "the first caption of the training image of the highest cosine of mean features"
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ class LocalScorer:
     """References in this process."""
 
     prepared: PreparedReferences
-    meteor: Meteor | None = None
+    meteor: ChosenMeteor | None = None
 
     @property
     def document_frequency(self) -> DocumentFrequency:
@@ -126,22 +120,32 @@ def baseline_scores(
 ) -> dict[str, Any]:
     """What doing nothing gives: by baseline its rule, its captions and its scores."""
     if beside.training:
-        rule = "training"
         chosen = [baselines.constant_of(beside.training, seed=seed)] * len(references)
     else:
-        rule = "left out"
         chosen = baselines.constants_left_out(references, seed=seed, document_frequency=document_frequency)
     found = {
         CONSTANT: {
-            "rule": RULES[rule],
+            "rule": constant_rule(references, training=beside.training),
             "caption": Counter(chosen).most_common(1)[0][0],
             "metrics": scorer.measure(chosen).scores(),
         }
     }
     if beside.nearest:
         scores = scorer.measure(beside.nearest).scores()
-        found[NEAREST] = {"rule": RULES[NEAREST], "metrics": scores}
+        found[NEAREST] = {"rule": NEAREST_RULE, "metrics": scores}
     return found
+
+
+def constant_rule(references: Sequence[Sequence[str]], *, training: Sequence[Sequence[str]]) -> str:
+    """How the one caption for all was chosen, with the numbers that were really drawn."""
+    candidates, images = baselines.num_drawn(training or references)
+    if training:
+        return f"of {candidates} training captions the one of the best CIDEr-D on {images:,} training images"
+    if images < 2:
+        return "none, for it is chosen by the other images, and there is one image"
+    return (
+        f"of {candidates} evaluated references the one of the best CIDEr-D on the others of {images:,} images"
+    )
 
 
 def compare(

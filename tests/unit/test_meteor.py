@@ -445,8 +445,10 @@ def test_absent_word_lists_are_named_with_what_to_do(
         Meteor.load(str(tmp_path / "nowhere"))
     with monkeypatch.context() as patched:
         patched.setattr("importlib.util.find_spec", lambda name: None)
-        for load in (Meteor.load, JavaMeteor.load):
-            with pytest.raises(MeteorUnavailableError, match=f"it is not installed; {remedy}"):
+        # asked for the jar, it spoke of word lists
+        for load, wanted in ((Meteor.load, "word lists"), (JavaMeteor.load, "jar")):
+            absent = f"METEOR needs pycocoevalcap's {wanted}, and it is not installed; {remedy}"
+            with pytest.raises(MeteorUnavailableError, match=absent):
                 load()
     paraphrases = folder / "data/paraphrase-en.gz"
     whole = paraphrases.read_bytes()
@@ -508,6 +510,29 @@ def test_the_jar_is_asked_as_coco_asks_it(folder: Path, java: Path, tmp_path: Pa
     assert statistics.chunks.tolist() == [21, 21]
     assert JavaMeteor.VERSION.startswith(VERSION)
     assert Meteor.VERSION == VERSION
+
+
+def test_the_jar_gets_one_line_an_image_that_utf_8_can_hold(folder: Path, java: Path, tmp_path: Path) -> None:
+    """A carriage return inside a tag made two lines of one, and half a surrogate pair in a URL could not be sent."""
+    answer = " ".join(f"{number}.0" for number in range(1, 24))
+    write_program(java, f'tee {tmp_path}/asked | tr "\\r" "\\n" | sed "s/.*/{answer}/"')
+    tag, url = tokenize(['<a href="x\ry">', "http://x\ud800y\udfff"])
+    assert ascii(tag) == r"""['<a\xa0href="x\ry">']"""
+    assert ascii(url) == r"['http://x\ud800y\udfff']"
+    statistics = JavaMeteor.load(str(folder)).statistics([tag, url], [[["a\nb"]], [url, tag]])
+    assert len(statistics) == 2
+    assert (tmp_path / "asked").read_bytes().decode().split("\n") == [
+        'SCORE ||| a b ||| <a\xa0href="x y">',
+        'SCORE ||| http://x\ue000y\ue7ff ||| <a\xa0href="x y"> ||| http://x\ue000y\ue7ff',
+        "",
+    ]
+
+
+def test_a_jar_that_fails_without_a_word_is_said_so(folder: Path, java: Path) -> None:
+    """The message ended with a colon and nothing behind it."""
+    write_program(java, "cat >/dev/null")
+    with pytest.raises(ChildProcessError, match=r"code 0 after 0 of 1 captions: it gave no reason$"):
+        JavaMeteor.load(str(folder)).statistics([["a"]], [[["a"]]])
 
 
 @pytest.mark.real

@@ -77,6 +77,12 @@ def test_the_caption_below_decides_whether_a_last_letter_keeps_its_stop() -> Non
     assert parts == tokenize(captions)
 
 
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\r", "\n"])
+def test_a_line_end_inside_a_caption_does_not_shift_those_below(sign: str) -> None:
+    """The reference tool reads its file by lines, so that most of these give the next caption another's tokens."""
+    assert tokenize([f"one {sign} two", "a dog", "a cat"]) == [["one", "two"], ["a", "dog"], ["a", "cat"]]
+
+
 def test_a_tag_ends_a_sentence_only_with_a_space_behind_it() -> None:
     """The letter before "<b>he" lost its stop; the random comparison with the reference tool found it."""
     assert tokenize(["x A. <b> he", "x A. <b>", "x A. <b>he", "x A.  <b>, he"]) == [
@@ -281,11 +287,67 @@ def test_empty_captions_score_zero_but_equal_empties_share_their_one_empty_token
         (["a"], [["x", None]], "reference of image 0 must be a string and is NoneType"),
         (["a"], ["x"], "references of image 0 must be a list"),
         ("a", [["x"]], "predictions must be a list"),
+        (
+            ["a"],
+            {"a": ["x"]},
+            "references must be a list with a list of captions for each image and are of type dict$",
+        ),
+        (["a"], "x", "references must be .* and are one string$"),
+        (["a"], [{"x": 1}], "references of image 0 must be a list of captions and are of type dict$"),
+        (["a"], [7], "references of image 0 must be a list of captions and are of type int$"),
+        ({"a": "x"}, [["x"]], "predictions must be a list of captions and are of type dict$"),
+        (
+            (text for text in "a"),
+            [["x"]],
+            "predictions must be a list of captions and are of type generator$",
+        ),
+        (["a"], (["x"] for _ in "a"), "references must be .* and are of type generator$"),
+        (["a"], [(text for text in "x")], "references of image 0 must be .* and are of type generator$"),
+        (["a"], [np.array([])], "image 0 has no reference"),
+        (["a"], [np.array([1.5])], "reference of image 0 must be a string and is float64"),
+        (np.array("a"), [["x"]], "predictions must be a list of captions and are of type ndarray$"),
     ],
 )
 def test_bad_input_is_named(predictions: object, references: object, message: str) -> None:
+    """A dict of references was a KeyError, a generator a TypeError, an array "truth value ... is ambiguous"."""
     with pytest.raises(ValueError, match=message):
         score(predictions, references)  # type: ignore[arg-type]
+    if references != []:
+        with pytest.raises(ValueError, match=message):
+            PreparedReferences(references).statistics(predictions)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "references", [[np.array(["a dog", "dogs"]), ["a cat"]], np.array([["a dog"], ["a cat"]])]
+)
+def test_arrays_of_captions_are_lists(references: object) -> None:
+    """An array of an image's references was "truth value ... is ambiguous"."""
+    plain = [[str(text) for text in texts] for texts in references]  # type: ignore[attr-defined]
+    assert score(np.array(["a dog", "cats"]), references) == score(["a dog", "cats"], plain)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        [0.7],
+        [0.0],
+        [True],
+        [True, 0],
+        ["0"],
+        [[0]],
+        0,
+        {0},
+        (index for index in [0]),
+        np.array([False]),
+    ],
+)
+def test_images_are_whole_numbers(images: object) -> None:
+    """0.7 was image 0 and True image 1."""
+    prepared = PreparedReferences([["x"], ["y"]])
+    with pytest.raises(ValueError, match=r"images must be a list of whole numbers, .* and are "):
+        prepared.cider_d(["x"], images=images)  # type: ignore[arg-type]
+    assert prepared.cider_d([], images=[]).tolist() == []
+    assert prepared.cider_d(["y"], images=np.array([1])).shape == (1,)  # type: ignore[arg-type]
 
 
 def test_bad_images_and_ids_are_named() -> None:
@@ -310,6 +372,25 @@ def test_evaluate_faces_compute_the_same_numbers() -> None:
     assert both == {name: expected[name] for name in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l")}
     with pytest.raises(ValueError, match=r"unknown metric 'cider'; known: bleu_1"):
         metrics.load("cider")
+
+
+def test_evaluate_faces_refuse_what_comes_in_no_order() -> None:
+    """`evaluate` raised KeyError of a dict and TypeError of a generator."""
+    metric = metrics.load("rouge_l")
+    with pytest.raises(ValueError, match=r"references must be .* and are of type dict$"):
+        metric.compute(predictions=["a"], references={"a": ["x"]})
+    with pytest.raises(ValueError, match=r"predictions must be .* and are of type generator$"):
+        metric.compute(predictions=(text for text in "a"), references=[["x"]])
+
+
+@pytest.mark.parametrize("name", ["cider_d", "bleu", "captions"])
+def test_evaluate_faces_refuse_no_images(name: str) -> None:
+    """They scored 0.0, where `score` says that there is nothing to score."""
+    metric = metrics.load(name)
+    with pytest.raises(ValueError, match="nothing to score: no images"):
+        metric.compute(predictions=[], references=[])
+    found = metric.compute(predictions=PREDICTIONS, references=REFERENCES)  # it is not spoilt
+    assert found.items() <= score(PREDICTIONS, REFERENCES).items()
 
 
 @pytest.mark.real

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raycap.metrics import DocumentFrequency, PreparedReferences, baselines, tokenize
-from raycap.metrics.clip_score import clip_score, ref_clip_score
+from raycap.metrics.clip_score import clip_score, ref_clip_score, unit
 from raycap.metrics.diversity import diversity, normalised
 from raycap.metrics.spice import SpiceUnavailableError, spice
 
@@ -82,6 +82,12 @@ def test_nearest_is_by_angle_not_by_length() -> None:
     assert baselines.nearest(queries, known, chunk=2).tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="cannot be compared"):
         baselines.nearest(queries, np.zeros((0, 2)))
+
+
+def test_unit_rows_keep_their_precision_and_zeros() -> None:
+    rows = unit(np.array([[3.0, 4.0], [0.0, 0.0]], dtype=np.float32))  # type: ignore[arg-type]
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
 
 
 def test_clip_scores_are_the_papers() -> None:

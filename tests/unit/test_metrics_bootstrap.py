@@ -44,7 +44,11 @@ def test_matrix_form_scores_each_resampling_as_the_plain_one(
     monkeypatch.setattr(bootstrap, "CHUNK_COUNTS", at_once * 4)
     statistics = statistics_of(PREDICTIONS)
     random = np.random.default_rng(5)
-    plain = [statistics.take(random.integers(4, size=4)).scores() for _ in range(50)]
+    prepared = PreparedReferences(REFERENCES)
+    drawn = [random.integers(4, size=4).tolist() for _ in range(50)]
+    plain = [
+        prepared.statistics([PREDICTIONS[i] for i in images], images=images).scores() for images in drawn
+    ]
     found = bootstrap.intervals(statistics, num_samples=50, seed=5)
     assert set(found) == set(plain[0])
     for name, bounds in found.items():
@@ -93,6 +97,18 @@ def test_noise_is_seldom_called_a_difference() -> None:
     ]
     assert 2 <= sum(difference.is_real for difference in called) <= 22
     assert 2 <= sum(difference.p_value < 0.05 for difference in called) <= 22
+
+
+def test_a_difference_is_real_only_where_interval_and_p_value_agree() -> None:
+    """One resampling has an interval of no width, which left out zero: "better (p = 1.000)"."""
+    one, other = Means(np.arange(2, 12.0)), Means(np.arange(1, 11.0))
+    found = bootstrap.compare(one, other, num_samples=1, seed=0)["mean"]
+    assert (found.low, found.high, found.p_value) == (1.0, 1.0, 1.0)
+    assert not found.is_real
+    assert bootstrap.compare(one, other, num_samples=bootstrap.MIN_COMPARED, seed=0)["mean"].is_real
+    # two of a hundred resamplings against: the interval leaves out zero, the p-value is 0.0594
+    assert not bootstrap.Difference(difference=1.0, low=0.1, high=2.0, p_value=2 * 3 / 101).is_real
+    assert not bootstrap.Difference(difference=1.0, low=0.0, high=2.0, p_value=0.049).is_real
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -16,11 +16,14 @@ from fake_meteor import install_meteor
 from prepared import write_prepared
 
 from raycap import cli, metrics
+from raycap.config import ConfigError
 from raycap.metrics import PreparedReferences, baselines
 from raycap.metrics.measure import load_meteor
 from raycap.score import ScoreOptions, read_frequency, score_file, write_frequency
 from raycap.score.files import ScoreInputError
+from raycap.score.parts import measure_part, prepare_part
 from raycap.score.reading import pair, read_candidates, read_references
+from raycap.score.report import constant_rule
 from raycap.score.sources import read_captions
 
 SAID = {7: "a red dog runs", 3: "a man", 12: "a blue bike is here", 5: "a tree"}
@@ -226,6 +229,11 @@ BAD: dict[str, tuple[object, object, str]] = {
     "no references anywhere": (RESULTS, None, "--references annotations.json"),
     "ragged csv": ("image_id,caption\n7,a,b\n", ANNOTATIONS, r"line 2 has 3 cells for 2 columns"),
     "csv without image_id": ("id,caption\n7,a\n", ANNOTATIONS, "must name the columns, image_id among them"),
+    "csv with semicolons": (
+        "image_id;caption\n7;a\n",
+        ANNOTATIONS,
+        r"image_id among them, each once, with commas between, and is 'image_id;caption'$",
+    ),
     "csv without rows": ("image_id,caption\n", ANNOTATIONS, "holds no captions"),
     "broken csv": ('image_id,caption\n7,"a\n', ANNOTATIONS, "is not valid CSV"),
     "csv without reference": (
@@ -256,6 +264,16 @@ def test_a_wrong_file_is_one_sentence(case: str, tmp_path: Path) -> None:
             r"line 3 \(image 8\) has no caption",
         ),
         ("said.jsonl", b'{"image_id": 7, "caption": "a"}\n7', "line 2 must be an object"),
+        (
+            "said.json",
+            b'[{"image_id": ' + b"7" * 5000 + b"}]",
+            r"said\.json holds a number of too many digits",
+        ),
+        (
+            "said.jsonl",
+            b'{"image_id": ' + b"7" * 5000 + b"}",
+            "line 1 holds a number of too many digits .* as text",
+        ),
         ("said.json", b"", "is empty"),
         ("said.json", b"\xff\xfe", "is not UTF-8"),
         ("said.json", b"[" * 100_000, "nested too deeply"),
@@ -336,6 +354,30 @@ def test_each_image_as_json_lines(tmp_path: Path) -> None:
     assert np.mean([row["cider_d"] for row in rows]) == pytest.approx(EXPECTED["cider_d"])
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_scoring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything was scored, and then lost to an error of the file system."""
+    monkeypatch.setattr("raycap.score.read_pair", lambda *_: pytest.fail("it was scored"))
+    (tmp_path / "file").touch()
+    for place, message in (
+        (tmp_path, "is a folder; name a file to write$"),
+        (tmp_path / "file" / "each.csv", "cannot be written: .*file is no folder$"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            scored(tmp_path, LISTED, per_image=str(place))
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    for place in (tmp_path / "each.csv", tmp_path / "file", tmp_path / "new" / "each.csv"):
+        with pytest.raises(ConfigError, match="cannot be written: no permission to write into"):
+            scored(tmp_path, LISTED, per_image=str(place))
+
+
+def test_each_image_is_written_into_a_new_folder_or_over_a_file(tmp_path: Path) -> None:
+    for _ in range(2):
+        scored(tmp_path, LISTED, per_image=str(tmp_path / "new" / "each.csv"))
+    assert len((tmp_path / "new" / "each.csv").read_text().splitlines()) == 5
+
+
 def test_half_a_surrogate_pair_is_scored_and_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -393,7 +435,8 @@ def test_a_better_file_is_called_better_and_noise_is_not(
         "CIDEr-D: 40 images do not show which is better"
     )
 
-    same = scored(tmp_path, rows, compare=write(tmp_path / "other.json", rows))["comparison"]
+    same = scored(tmp_path, rows, compare=write(tmp_path / "other.json", rows), bootstrap=100)
+    same = same["comparison"]
     assert same["metrics"]["bleu_4"]["sentence"] == "BLEU-4: no difference at all."
 
     turned = write(tmp_path / "turned.json", make_many(40, worse=30)[1])
@@ -407,12 +450,39 @@ def test_a_better_file_is_called_better_and_noise_is_not(
     assert found["interval"] == pytest.approx((-cider["interval"][1], -cider["interval"][0]))
 
 
-def test_a_comparison_needs_the_same_images_and_resamplings(tmp_path: Path) -> None:
+def test_a_comparison_needs_the_same_images(tmp_path: Path) -> None:
     other = write(tmp_path / "other.json", RESULTS[:3])
     with pytest.raises(ScoreInputError, match=r"other\.json has no caption of image 5"):
-        scored(tmp_path, LISTED, compare=other)
-    with pytest.raises(ValueError, match="--bootstrap is 0"):
-        scored(tmp_path, LISTED, compare=other, bootstrap=0)
+        scored(tmp_path, LISTED, compare=other, bootstrap=100)
+
+
+@pytest.mark.parametrize("bootstrap", [0, 1, 99])
+def test_a_comparison_of_few_resamplings_is_refused(bootstrap: int, tmp_path: Path) -> None:
+    """One resampling was enough to call a file better, with p = 1.000 beside it."""
+    other = write(tmp_path / "other.json", RESULTS)
+    with pytest.raises(ConfigError, match=f"--bootstrap is {bootstrap}; give at least 100$"):
+        scored(tmp_path, LISTED, compare=other, bootstrap=bootstrap)
+
+
+def test_the_rule_of_the_constant_caption_says_what_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It said "of 300 evaluated references" where there were eight."""
+    wanted = list(WANTED.values())
+    rule = "of {} evaluated references the one of the best CIDEr-D on the others of {} images"
+    assert constant_rule(wanted, training=[]) == rule.format(8, 4)
+    assert constant_rule([["a"]] * 5000, training=[]) == rule.format(300, "2,000")
+    assert constant_rule(wanted[:1], training=[]).startswith("none, for it is chosen by the other images")
+    assert constant_rule(wanted, training=[["a"]] * 5000) == (
+        "of 300 training captions the one of the best CIDEr-D on 2,000 training images"
+    )
+    for captions in (wanted, [["a dog", f"dog {i}"] for i in range(170)], [["a"]] * 2100):
+        judged: list[int] = []
+        monkeypatch.setattr(
+            baselines,
+            "one_for_all",
+            lambda prepared, _, judged=judged: judged.append(len(prepared)) or np.zeros(len(prepared)),
+        )
+        baselines.constants_left_out(captions, seed=0)
+        assert (len(judged), judged[0]) == baselines.num_drawn(captions)
 
 
 def test_training_captions_tell_what_is_unseen_and_choose_the_constant(tmp_path: Path) -> None:
@@ -421,7 +491,7 @@ def test_training_captions_tell_what_is_unseen_and_choose_the_constant(tmp_path:
     report = scored(tmp_path, RESULTS, ANNOTATIONS, training=path)
     assert report["diversity"]["unseen"] == 0.75
     constant = report["baselines"]["constant"]
-    assert constant["rule"].startswith("of 300 training captions")
+    assert constant["rule"] == "of 10 training captions the one of the best CIDEr-D on 5 training images"
     assert constant["caption"] in {text for row in training for text in row["captions"]}  # type: ignore[union-attr]
     assert constant["metrics"] == metrics.score([constant["caption"]] * 4, list(WANTED.values()))
 
@@ -494,7 +564,7 @@ def test_meteor_stands_with_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path
     rows, others = make_many(12, worse=9)
     each = tmp_path / "each.jsonl"
     other = write(tmp_path / "other.json", others)
-    report = scored(tmp_path, rows, compare=other, per_image=str(each))
+    report = scored(tmp_path, rows, compare=other, per_image=str(each), bootstrap=100)
     lengths = [len(row["candidate"].split()) for row in rows]
     assert report["metrics"]["meteor"] == pytest.approx(np.mean(lengths) / 10)
     assert report["metric_versions"]["meteor"] == "fake METEOR"
@@ -514,6 +584,12 @@ def test_meteor_that_is_asked_for_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the word lists are not here"):
         scored(tmp_path, LISTED, meteor="python")
     assert load_meteor("auto").reason == "the word lists are not here"
+
+
+def test_a_folder_for_a_meteor_that_is_off_is_refused(tmp_path: Path) -> None:
+    """It was ignored without a word."""
+    with pytest.raises(ConfigError, match="METEOR is off, and its folder here is given"):
+        scored(tmp_path, LISTED, meteor="off", meteor_folder="here")
 
 
 def test_spice_that_cannot_run_is_left_out_with_its_reason(
@@ -537,6 +613,19 @@ def test_evaluates_meteor_face(monkeypatch: pytest.MonkeyPatch) -> None:
     install_meteor(monkeypatch, available=False)
     with pytest.raises(ValueError, match="word lists"):
         metrics.load("meteor")
+
+
+def test_a_part_is_told_what_stands_below_it() -> None:
+    """A stop behind a letter stays or goes by the caption below, here the next part's first."""
+    captions, ids = ["letter B.", "The dog."], list[object](range(2))
+    whole = PreparedReferences([[text] for text in captions])
+    assert whole.tokens[0] != PreparedReferences([["letter B."]]).tokens[0]
+    for part, below in ((0, captions[1:]), (1, [])):
+        prepared, _ = prepare_part([[captions[part]]], ids[part : part + 1], below)
+        assert prepared.tokens == whole.tokens[part : part + 1]
+        measured = measure_part(prepared, [captions[part]], below, ("off", ""))
+        assert measured.tokens == whole.tokens[part : part + 1]
+    assert prepare_part([], [], captions)[0].tokens == []
 
 
 def test_a_worker_that_scores_a_part_loads_neither_ray_nor_torch() -> None:

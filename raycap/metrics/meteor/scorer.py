@@ -17,6 +17,9 @@ from raycap.metrics.meteor.statistics import VERSION, Ints, MeteorStatistics, co
 
 Tokens = Sequence[str]
 _PART = 512  # images whose captions are held at a time
+# What a line of UTF-8 cannot hold, as characters that METEOR treats alike: line ends inside a tag or a URL as blanks,
+# halves of surrogate pairs as signs that stand alone, each one's own (of a private area).
+_FOR_THE_JAR = {0x0A: 0x20, 0x0D: 0x20, **{half: half + 0x800 for half in range(0xD800, 0xE000)}}
 
 
 class Meteor:
@@ -102,7 +105,7 @@ class JavaMeteor:
         Raises:
             MeteorUnavailableError: the jar or Java is absent.
         """
-        jar = sources.find(source).jar
+        jar = sources.find(source, wanted="jar").jar
         java = shutil.which("java")
         if java is None:
             raise MeteorUnavailableError(
@@ -123,14 +126,15 @@ class JavaMeteor:
         pairs = list(_lines(predictions, references))
         if not pairs:
             return MeteorStatistics.of([])
-        asked = [f"SCORE ||| {' ||| '.join(texts)} ||| {caption}\n" for caption, texts in pairs]
+        lines = [f"SCORE ||| {' ||| '.join(texts)} ||| {caption}" for caption, texts in pairs]
+        asked = "".join(f"{line.translate(_FOR_THE_JAR)}\n" for line in lines)
         # `run` waits for the process and kills it where waiting is interrupted.
-        done = subprocess.run(self._command, input="".join(asked).encode(), capture_output=True, check=False)
+        done = subprocess.run(self._command, input=asked.encode(), capture_output=True, check=False)
         answers = done.stdout.decode(errors="replace").splitlines()
         if done.returncode or len(answers) != len(pairs):
             raise ChildProcessError(
                 f"METEOR's jar ended with code {done.returncode} after {len(answers)} of {len(pairs)} captions: "
-                f"{done.stderr.decode(errors='replace').strip()[-500:]}"
+                f"{done.stderr.decode(errors='replace').strip()[-500:] or 'it gave no reason'}"
             )
         # A line's last two numbers are sums of others.
         return MeteorStatistics.of([[int(float(field)) for field in line.split()[:-2]] for line in answers])

@@ -55,13 +55,17 @@ class Sources:
             ) from None
 
 
-def find(source: str = "") -> Sources:
+def find(source: str = "", *, wanted: str = "word lists") -> Sources:
     """Files of METEOR 1.5 in a folder (or beside a jar) that is named, else in the installed pycocoevalcap.
+
+    Args:
+        source: folder or jar; "" takes pycocoevalcap's.
+        wanted: what of them, for the message.
 
     Raises:
         MeteorUnavailableError: absent.
     """
-    jar = _jar_in(Path(source).expanduser()) if source else _installed_jar()
+    jar = _jar_in(Path(source).expanduser()) if source else _installed_jar(wanted)
     sources = Sources(jar, jar.parent / _PARAPHRASES)
     for path in (sources.jar, sources.paraphrases):
         if not path.is_file():
@@ -76,11 +80,11 @@ def _jar_in(path: Path) -> Path:
     return jars[-1] if jars else path / "meteor-1.5.jar"
 
 
-def _installed_jar() -> Path:
+def _installed_jar(wanted: str) -> Path:
     """pycocoevalcap's jar, found without importing it: that would import its scorers."""
     package = importlib.util.find_spec("pycocoevalcap")
     if package is None or not package.submodule_search_locations:
         raise MeteorUnavailableError(
-            f"METEOR needs pycocoevalcap's word lists, and it is not installed; {_REMEDY}"
+            f"METEOR needs pycocoevalcap's {wanted}, and it is not installed; {_REMEDY}"
         )
     return Path(next(iter(package.submodule_search_locations))) / "meteor" / "meteor-1.5.jar"

@@ -48,7 +48,7 @@ class MeteorStatistics:
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})
 
     def take(self, rows: Ints) -> MeteorStatistics:
-        """Statistics of some images, with repetition: what a bootstrap resamples."""
+        """Statistics of some images, with repetition."""
         return MeteorStatistics(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
 
     def __len__(self) -> int:
