@@ -130,14 +130,14 @@ def graph_rows(
     """Images a second through the Ray Data graph with one encoder, and through a loop without Ray."""
     encoder_config = EncoderConfig(name=str(model), dtype=dtype)
     encoder = VisionEncoder(encoder_config, device=encoders.device)
-    few, many = (256, 512) if quick else (256, 256 + 1536)
+    few, many = (256, 512) if quick else (256, 256 + 768)
     config = FeaturizeConfig(
         data=DataConfig(path=str(write_rows(folder / "rows", photos, many))),
         encoder=encoder_config,
         featurize=FeaturizeOptions(output=str(folder / "features"), batch_size=BATCH),
     )
     torch.set_num_threads(encoders.cpus)
-    size = 128 if quick else 384
+    size = 128 if quick else 256
     bare_loop(encoder, photos, images=size)
     bare, graph, ratios = [bare_loop(encoder, photos, images=size)], [], []
     for attempt in range(1 if quick else 3):
