@@ -66,7 +66,7 @@ def save(
     tokenizer.save(aside / TOKENIZER)
     _save_tensors(aside / WEIGHTS, model.saved_state())
     if vocabulary:
-        _dump_json(aside / VOCABULARY, list(vocabulary))
+        (aside / VOCABULARY).write_text(json.dumps(list(vocabulary)), encoding="utf-8")
     if training is not None:
         _save_tensors(aside / TRAINING_TENSORS, training.tensors)
         _dump_json(aside / TRAINING_VALUES, training.values)
@@ -140,8 +140,7 @@ def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _dump_json(path: Path, value: Any) -> None:
-    indent = None if isinstance(value, list) else 2  # a vocabulary is thousands of numbers
-    path.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _file_names(folder: Path) -> list[str]:
