@@ -22,7 +22,8 @@ from raycap import storage
 from raycap.data.plan import read_plan
 from raycap.datasets import RawRecord, Source
 from raycap.schema import IMAGE_SCHEMA, ImageRow, image_key
-from raycap.vision.decode import DAMAGED, FORMATS, ORIENTATION, BadImageError, decode_image
+from raycap.vision.decode import DAMAGED, ORIENTATION, decode_image
+from raycap.vision.headers import FORMATS, BadImageError
 
 ROW_GROUP_BYTES = 8 << 20
 JPEG_QUALITY = 95

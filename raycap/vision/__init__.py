@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from raycap.vision.decode import BadImageError, decode_image
+from raycap.vision.decode import decode_image, inspect_image
+from raycap.vision.headers import BadImageError, ImageHeader
 
 if TYPE_CHECKING:
     from raycap.vision.encoder import EncoderConfig, VisionEncoder, choose_device, encoder_fingerprint
@@ -27,11 +28,13 @@ LAZY = {
 __all__ = [
     "BadImageError",
     "EncoderConfig",
+    "ImageHeader",
     "Preprocessor",
     "VisionEncoder",
     "choose_device",
     "decode_image",
     "encoder_fingerprint",
+    "inspect_image",
 ]
 
 

@@ -9,16 +9,25 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-MAX_PIXELS = 64_000_000
-MAX_ELONGATION = 100  # a 1 x 3000 strip would become 224 x 672,000 when its short side is resized to 224
-# The picture formats people have; Pillow's list also holds document formats that run other programs (EPS).
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # JPEG opens MPO too
+from raycap.vision.headers import (
+    FORMATS,
+    MAX_PIXELS,
+    MAX_SIDE,
+    BadImageError,
+    ImageHeader,
+    check_size,
+    declared_size,
+    identify,
+)
+
 ORIENTATION = 0x0112  # EXIF tag
 # What Pillow's decoders raise on damaged files, seen by flipping and cutting bytes of each format.
 DAMAGED = (
@@ -29,47 +38,67 @@ DAMAGED = (
     EOFError,
     LookupError,
     OverflowError,
+    RuntimeError,  # AVIF
     struct.error,
     zlib.error,
 )
 
 
-class BadImageError(ValueError):
-    """Bytes that are no usable image; the message is one sentence saying why."""
+def inspect_image(
+    data: bytes,
+    *,
+    formats: Collection[str] = FORMATS,
+    max_pixels: int = MAX_PIXELS,
+    max_side: int = MAX_SIDE,
+) -> ImageHeader:
+    """Format and size from an image's header; no pixel is decoded or allocated.
+
+    Raises:
+        BadImageError: not an image, not one of `formats`, empty, more than `max_pixels`, a side above `max_side`, or
+            a strip. What passes may yet turn out damaged in `decode_image`.
+    """
+    kind = identify(data, formats=formats)
+    size = declared_size(data, kind=kind)
+    if not size:
+        with _opened(data, kind) as image:
+            size = image.size
+    check_size(*size, max_pixels=max_pixels, max_side=max_side)
+    return ImageHeader(kind, *size)
 
 
-def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def decode_image(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, formats: Collection[str] = FORMATS
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Decode a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF into RGB uint8 (height, width, 3), turned upright.
 
     Raises:
-        BadImageError: not an image, damaged or cut short, more than `max_pixels`, or a strip.
+        BadImageError: not an image, not one of `formats`, damaged or cut short, more than `max_pixels`, or a strip.
     """
-    if data[:3] == b"\xff\xd8\xff":
+    kind = identify(data, formats=formats)
+    size = declared_size(data, kind=kind)
+    if size:  # Pillow allocates a WebP's canvas, and unpacks a PNG's texts, as soon as it opens the file
+        check_size(*size, max_pixels=max_pixels)
+    if size and kind == "JPEG":
         try:
-            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-            if colours in {"RGB", "YCbCr", "Gray"}:
-                _check_size(width, height, max_pixels)
-                pixels = simplejpeg.decode_jpeg(data, "RGB")
-                return _upright(pixels, _jpeg_orientation(data))
-        except BadImageError:
-            raise
+            return _upright(simplejpeg.decode_jpeg(data, "RGB"), _jpeg_orientation(data))
         except ValueError:
             pass  # libjpeg-turbo stops at mere warnings too: Pillow decides whether the picture is usable
-    return _decode_with_pillow(data, max_pixels)
+    with _opened(data, kind) as image:
+        check_size(*image.size, max_pixels=max_pixels)
+        orientation = int(image.getexif().get(ORIENTATION, 1))
+        return _upright(_rgb(image), orientation)
 
 
-def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+@contextmanager
+def _opened(data: bytes, kind: str) -> Iterator[Image.Image]:
+    """The image as Pillow opens it, as `kind` and nothing else; what it raises then and later is a BadImageError."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(*image.size, max_pixels)
-            orientation = int(image.getexif().get(ORIENTATION, 1))
-            return _upright(_rgb(image), orientation)
+        with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+            yield image
     except BadImageError:
         raise
     except UnidentifiedImageError:
-        raise BadImageError(
-            f"not an image of a known format (it starts with {data[:8].hex(' ') or 'nothing'})"
-        ) from None
+        raise BadImageError(f"not an image: it begins as a {kind} and is none") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImageError(f"too large: {error}") from None
     except DAMAGED as error:
@@ -84,15 +113,6 @@ def _rgb(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
     if image.mode == "P":
         image = image.convert("RGBA")  # palettes with transparency must go this way
     return np.array(image.convert("RGB"))
-
-
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise BadImageError(f"too large: {width} x {height} pixels, the limit is {max_pixels:,} pixels")
-    if max(width, height) > MAX_ELONGATION * min(width, height):
-        raise BadImageError(
-            f"too elongated: {width} x {height}, one side over {MAX_ELONGATION} times the other"
-        )
 
 
 def _upright(pixels: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
