@@ -79,6 +79,8 @@ class Caption:
 
     text: str
     score: float
+    tokens: int = 0
+    """How many the text has, where the family counts them."""
 
 
 def image_key(image_id: str) -> int:

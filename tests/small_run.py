@@ -12,7 +12,7 @@ from raycap.models.gpt2_cross import Gpt2CrossConfig
 from raycap.vision import EncoderConfig, VisionEncoder
 
 
-def make_run(folder: Path, *, encoder: Path | None = None) -> Path:
+def make_run(folder: Path, *, encoder: Path | None = None, seed: int = 1) -> Path:
     """A gpt2_cross of random weights, whose captions depend on the image, saved as step 7 of a run."""
     import torch
 
@@ -21,7 +21,7 @@ def make_run(folder: Path, *, encoder: Path | None = None) -> Path:
     config = Gpt2CrossConfig(language_model=str(make_language_model(folder / "language_model")))
     tokenizer = config.load_tokenizer()
     model = config.build(tokenizer=tokenizer, vision_dim=vision.vision_dim)
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora" not in name and parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.3)

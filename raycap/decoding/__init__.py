@@ -5,7 +5,16 @@ Knows nothing of any model: a family hands over a Stepper, which keeps whatever 
 """
 
 from raycap.decoding.config import DecodingConfig
-from raycap.decoding.search import decode
+from raycap.decoding.search import Search, check_beams, decode, start_search
 from raycap.decoding.stepper import Ancestry, Hypothesis, Stepper
 
-__all__ = ["Ancestry", "DecodingConfig", "Hypothesis", "Stepper", "decode"]
+__all__ = [
+    "Ancestry",
+    "DecodingConfig",
+    "Hypothesis",
+    "Search",
+    "Stepper",
+    "check_beams",
+    "decode",
+    "start_search",
+]

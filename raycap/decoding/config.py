@@ -28,7 +28,7 @@ class DecodingConfig(Frozen):
     """Sampling: logits are divided by this."""
     top_k: int = Field(default=0, ge=0)
     """Sampling: draw from the k most likely tokens; 0 draws from all."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, ge=1e-6, le=1)
     """Sampling: draw from the fewest tokens whose probability reaches this."""
     repetition_penalty: float = Field(default=1.0, ge=0.01, le=100)
     """Above 1 makes tokens of the caption so far less likely; the start token too, GPT-2's end token."""

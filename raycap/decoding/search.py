@@ -28,61 +28,127 @@ def decode(
     Raises:
         ValueError: more beams than half the vocabulary.
     """
+    search = start_search(stepper, config, batch=batch, start_id=start_id, end_id=end_id)
     with torch.inference_mode():
-        if config.sample or config.beams == 1:
-            return _Rows(stepper, config, batch=batch, start_id=start_id, end_id=end_id).run()
-        return _Beams(stepper, config, batch=batch, start_id=start_id, end_id=end_id).run()
+        while not search.done:
+            search.take(stepper.step(search.tokens, search.parents))
+    return search.found
 
 
-class _Search:
-    """What greedy, sampling and beam search share: histories, and images leaving the batch when done."""
+def start_search(
+    stepper: Stepper, config: DecodingConfig, *, batch: int, start_id: int, end_id: int
+) -> Search:
+    """The search that `decode` runs, before its first step, for callers that step it themselves."""
+    kind = _Rows if config.sample or config.beams == 1 else _Beams
+    return kind(stepper, config, batch=batch, start_id=start_id, end_id=end_id)
+
+
+def check_beams(config: DecodingConfig, *, vocab: int) -> None:
+    """Refuse, with a ValueError, more beams than half the vocabulary."""
+    if not config.sample and config.beams > 1 and 2 * config.beams >= vocab:
+        raise ValueError(
+            f"beams={config.beams} needs a vocabulary of more than {2 * config.beams} tokens, not {vocab}"
+        )
+
+
+class Search:
+    """Captions of a batch of images in progress: feed `tokens` and `parents` to a step, `take` its logits.
+
+    What greedy decoding, sampling and beam search share: histories, and images leaving the batch when done.
+    """
 
     def __init__(
         self, stepper: Stepper, config: DecodingConfig, *, batch: int, start_id: int, end_id: int
     ) -> None:
         self.stepper, self.config, self.end_id = stepper, config, end_id
         self.width = config.n if config.sample else config.beams
+        self.position = 0
         self.found: list[list[Hypothesis]] = [[] for _ in range(batch)]
-        self.images = torch.arange(batch)  # place in `found` of every image still in the batch
-        self.tokens = torch.full((batch, 1), start_id, device=stepper.device)  # (images, beams) to feed next
-        self.parents: Tensor | None = None  # (images, beams)
+        """Hypotheses of every image, empty until it is done."""
+        self.images = list(range(batch))  # place in `found` of every image still in the batch
+        self.waiting = [True] * batch  # which of those are not done
+        self.tokens = torch.full((batch, 1), start_id, device=stepper.device)
+        """(images, beams) to feed next."""
+        self.parents: Tensor | None = None
+        """(images, beams): which beam of the step before each continues; None: its own."""
         self.history = self.tokens[:, :, None]  # (images, beams, tokens so far), the start token first
 
-    def run(self) -> list[list[Hypothesis]]:
-        for position in range(self.config.max_tokens):
-            logits = self.stepper.step(self.tokens, self.parents)  # (images, beams, vocab)
-            open_images = self.advance(logits, position)  # (images,) bool
-            if position == self.config.max_tokens - 1 or not open_images.any():
-                break
-            self._let_go(open_images)
-        self.collect(torch.arange(len(self.images)))
-        return self.found
+    @property
+    def done(self) -> bool:
+        """Whether all images are."""
+        return not any(self.waiting)
+
+    def take(self, logits: Tensor) -> list[int]:
+        """Choose the next tokens from logits (images, beams, vocab), which are overwritten.
+
+        Returns:
+            The images that are done now: places in `found`.
+        """
+        still_open: list[bool] = self.advance(logits, self.position).tolist()
+        self.position += 1
+        out_of_tokens = self.position == self.config.max_tokens
+        closing = [
+            place
+            for place, waiting in enumerate(self.waiting)
+            if waiting and (out_of_tokens or not still_open[place])
+        ]
+        if not closing:
+            return []
+        places = torch.tensor(closing, device=logits.device)
+        finished = [self.images[place] for place in closing]
+        for image, hypotheses in zip(finished, self.collect(places), strict=True):
+            self.found[image] = hypotheses
+        self._let_go(closing)
+        return finished
+
+    def drop(self, image: int) -> None:
+        """Give up an image (a place in `found`): it counts as done and finds nothing."""
+        if image in self.images:
+            self._let_go([self.images.index(image)])
+
+    def certain(self, image: int) -> list[int]:
+        """The tokens that every hypothesis an image can still end with begins with, without the start token."""
+        place = self.images.index(image)
+        rivals = [_until(tokens, self.end_id) for tokens in self.candidates(place)]
+        shortest = min(rivals, key=len)
+        agreed = (
+            index for index, token in enumerate(shortest) if any(rival[index] != token for rival in rivals)
+        )
+        return shortest[: next(agreed, len(shortest))]
+
+    def candidates(self, place: int) -> list[list[int]]:
+        """What an image's captions may still become: the beginnings of all, ended ones in full."""
+        tokens: list[list[int]] = self.history[place, :, 1:].tolist()
+        return tokens
 
     def advance(self, logits: Tensor, position: int) -> Tensor:
-        """Take the next tokens; which images go on."""
+        """Take the next tokens; which images go on, (images,) bool."""
         raise NotImplementedError
 
-    def collect(self, images: Tensor) -> None:
-        """Write the hypotheses of these images into `found`."""
+    def collect(self, places: Tensor) -> list[list[Hypothesis]]:
+        """The hypotheses of the images at these places of the batch."""
         raise NotImplementedError
 
-    def select(self, images: Tensor) -> None:
-        """Keep the state of these images only."""
-        self.tokens, self.history = self.tokens[images], self.history[images]
-        self.parents = None if self.parents is None else self.parents[images]
-        self.images = self.images[images.cpu()]
+    def select(self, places: Tensor) -> None:
+        """Keep the state of the images at these places only."""
+        self.tokens, self.history = self.tokens[places], self.history[places]
+        self.parents = None if self.parents is None else self.parents[places]
 
-    def _let_go(self, open_images: Tensor) -> None:
+    def _let_go(self, closing: list[int]) -> None:
         """Done images leave once they are half of the batch: moving caches costs about one pass over them."""
-        if 2 * int(open_images.sum()) > len(self.images):
+        for place in closing:
+            self.waiting[place] = False
+        if self.done or 2 * sum(self.waiting) > len(self.images):
             return
-        self.collect((~open_images).nonzero()[:, 0].cpu())
-        remaining = open_images.nonzero()[:, 0]
-        self.select(remaining)
-        self.stepper.keep(remaining)
+        remaining = [place for place, waiting in enumerate(self.waiting) if waiting]
+        self.images = [self.images[place] for place in remaining]
+        self.waiting = [True] * len(remaining)
+        places = torch.tensor(remaining, device=self.tokens.device)
+        self.select(places)
+        self.stepper.keep(places)
 
 
-class _Beams(_Search):
+class _Beams(Search):
     """Beam search. The pool holds each image's best ended captions, best first."""
 
     def __init__(
@@ -112,11 +178,8 @@ class _Beams(_Search):
     def _candidates(self, logits: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best 2 x beams continuations of every image: total score, beam continued, token."""
         images, beams, vocab = logits.shape
+        check_beams(self.config, vocab=vocab)
         rows, wanted = logits.reshape(images * beams, vocab), 2 * self.width
-        if wanted >= vocab:
-            raise ValueError(
-                f"beams={self.width} needs a vocabulary of more than {wanted} tokens, not {vocab}"
-            )
         banned = self.end_id if position < self.config.min_tokens else None
         if self.config.penalises:
             rows = penalise(rows.log_softmax(-1), self.history.flatten(0, 1), self.config)
@@ -149,22 +212,26 @@ class _Beams(_Search):
         index = best[:, :, None].expand(-1, -1, self.pool.shape[2])
         self.pool = torch.cat([self.pool, new], dim=1).gather(1, index)
 
-    def select(self, images: Tensor) -> None:
-        super().select(images)
-        self.scores, self.improvable = self.scores[images], self.improvable[images]
-        self.pool, self.pool_scores = self.pool[images], self.pool_scores[images]
+    def candidates(self, place: int) -> list[list[int]]:
+        """See Search.candidates; the pool's captions may win too."""
+        ended = self.pool_scores[place] > -torch.inf
+        pool: list[list[int]] = self.pool[place, ended, 1:].tolist()
+        return [*super().candidates(place), *pool]
 
-    def collect(self, images: Tensor) -> None:
+    def select(self, places: Tensor) -> None:
+        super().select(places)
+        self.scores, self.improvable = self.scores[places], self.improvable[places]
+        self.pool, self.pool_scores = self.pool[places], self.pool_scores[places]
+
+    def collect(self, places: Tensor) -> list[list[Hypothesis]]:
         count = self.config.n
-        sequences, scores = self.pool[:, :count, 1:].tolist(), self.pool_scores[:, :count].tolist()
-        for image in images.tolist():
-            self.found[int(self.images[image])] = [
-                Hypothesis(_until(sequence, self.end_id), score)
-                for sequence, score in zip(sequences[image], scores[image], strict=True)
-            ]
+        sequences, scores = self.pool[places, :count, 1:].tolist(), self.pool_scores[places, :count].tolist()
+        return [
+            _hypotheses(*of_image, end_id=self.end_id) for of_image in zip(sequences, scores, strict=True)
+        ]
 
 
-class _Rows(_Search):
+class _Rows(Search):
     """Greedy decoding and sampling: every row goes its own way."""
 
     def __init__(
@@ -218,19 +285,23 @@ class _Rows(_Search):
             tokens = scores.argmax(-1)
         return tokens, log_probabilities.gather(1, tokens[:, None])[:, 0]
 
-    def select(self, images: Tensor) -> None:
-        super().select(images)
-        self.sums, self.lengths, self.open = self.sums[images], self.lengths[images], self.open[images]
+    def select(self, places: Tensor) -> None:
+        super().select(places)
+        self.sums, self.lengths, self.open = self.sums[places], self.lengths[places], self.open[places]
 
-    def collect(self, images: Tensor) -> None:
-        scores = (self.sums / self.lengths.float() ** self.config.length_penalty).tolist()
-        sequences = self.history[:, :, 1:].tolist()
-        for image in images.tolist():
-            hypotheses = [
-                Hypothesis(_until(sequence, self.end_id), score)
-                for sequence, score in zip(sequences[image], scores[image], strict=True)
-            ]
-            self.found[int(self.images[image])] = sorted(hypotheses, key=lambda found: -found.score)
+    def collect(self, places: Tensor) -> list[list[Hypothesis]]:
+        scores = (self.sums / self.lengths.float() ** self.config.length_penalty)[places].tolist()
+        sequences = self.history[places, :, 1:].tolist()
+        return [
+            sorted(_hypotheses(*of_image, end_id=self.end_id), key=lambda found: -found.score)
+            for of_image in zip(sequences, scores, strict=True)
+        ]
+
+
+def _hypotheses(sequences: list[list[int]], scores: list[float], *, end_id: int) -> list[Hypothesis]:
+    return [
+        Hypothesis(_until(sequence, end_id), score) for sequence, score in zip(sequences, scores, strict=True)
+    ]
 
 
 def _until(token_ids: list[int], end_id: int) -> list[int]:

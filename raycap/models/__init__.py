@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny
 
 from raycap.config import ConfigError
-from raycap.models.base import CaptionModel, FamilyConfig
+from raycap.models.base import CaptionGroup, CaptionModel, FamilyConfig
 from raycap.models.gpt2_cross import Gpt2CrossConfig
 
 FAMILIES: dict[str, type[FamilyConfig]] = {"gpt2_cross": Gpt2CrossConfig}
@@ -59,6 +59,7 @@ ModelConfig = Annotated[SerializeAsAny[FamilyConfig], BeforeValidator(select_fam
 
 __all__ = [
     "FAMILIES",
+    "CaptionGroup",
     "CaptionModel",
     "FamilyConfig",
     "ModelConfig",

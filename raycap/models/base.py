@@ -36,6 +36,48 @@ class FamilyConfig(Frozen, ABC):
         """
 
 
+class CaptionGroup(ABC):
+    """Captions of images that began together, while they grow; `CaptionModel.step` grows several groups."""
+
+    @property
+    @abstractmethod
+    def open_images(self) -> int:
+        """Images whose captions still grow."""
+
+    @abstractmethod
+    def take_done(self) -> list[tuple[int, list[Caption]]]:
+        """Images that are done since the last call, by their place in the group, with their captions."""
+
+    @abstractmethod
+    def drop(self, image: int) -> None:
+        """Give up an image whose captions nobody wants any more."""
+
+    @abstractmethod
+    def draft(self, image: int) -> str:
+        """The beginning of an open image's best caption, as far as it is certain."""
+
+
+class WholeCaptions(CaptionGroup):
+    """The group of a family that does not caption in steps: everything is done at once."""
+
+    def __init__(self, captions: list[list[Caption]]) -> None:
+        self.done = list(enumerate(captions))
+
+    @property
+    def open_images(self) -> int:
+        return 0
+
+    def take_done(self) -> list[tuple[int, list[Caption]]]:
+        done, self.done = self.done, []
+        return done
+
+    def drop(self, image: int) -> None:
+        """Nothing is left to give up."""
+
+    def draft(self, image: int) -> str:
+        return ""
+
+
 class CaptionModel(nn.Module, ABC):
     """Loss and captions behind one interface."""
 
@@ -46,6 +88,17 @@ class CaptionModel(nn.Module, ABC):
     @abstractmethod
     def caption(self, features: Tensor, decoding: DecodingConfig) -> list[list[Caption]]:
         """Captions of features (batch, patches, vision_dim): per image `decoding.n` of them, best first."""
+
+    def start(self, features: Tensor, decoding: DecodingConfig) -> CaptionGroup:
+        """Begin the captions that `caption` gives, for a caller that steps them beside others.
+
+        Raises:
+            ValueError: settings beyond this model.
+        """
+        return WholeCaptions(self.caption(features, decoding))
+
+    def step(self, groups: Sequence[CaptionGroup]) -> None:
+        """One token further with groups that this model started, together where the family can."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by the learning rate they take: 'new' (optim.lr), 'lora' (optim.lora_lr)."""
@@ -60,10 +113,13 @@ class CaptionModel(nn.Module, ABC):
         Called once; what trains stays in float32 either way.
         """
 
-    def prepare_inference(self, precision: str, *, vocabulary: Sequence[int] = ()) -> None:
+    def prepare_inference(
+        self, precision: str, *, vocabulary: Sequence[int] = (), beside: CaptionModel | None = None
+    ) -> None:
         """Ready the model for captioning in 'float32', 'bfloat16' or 'int8'; it does not train afterwards.
 
-        Captions use only tokens of `vocabulary` where there is one: a smaller head is a faster one.
+        Captions use only tokens of `vocabulary` where there is one: a smaller head is a faster one. Frozen weights
+        that `beside`, a model readied in the same way, has too may be shared with it.
 
         Raises:
             ConfigError: a precision or a cut that this family or machine does not have.

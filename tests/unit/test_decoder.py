@@ -297,3 +297,23 @@ def test_gelu_is_that_of_gpt2() -> None:
     x = torch.linspace(-12, 12, 2001)
     expected = torch.nn.functional.gelu(x.double(), approximate="tanh")
     assert (gelu_(x) - expected).abs().max() < 3e-6
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_an_image_leaves_as_soon_as_its_caption_ends(beams: int) -> None:
+    """Done images used to be handed over when half of the batch was done."""
+    decoder = Decoder.from_transformers(random_gpt2(4), start_id=0, end_id=1)
+    features, decoding = features_of(8), DecodingConfig(beams=beams, max_tokens=20)
+    alone = [decoder.caption(features[image : image + 1], decoding)[0] for image in range(8)]
+    search = decoder.start(features, decoding)
+    left: dict[int, int] = {}
+    while not search.done:
+        (finished,) = decoder.step([search])
+        left |= dict.fromkeys(finished, search.position)
+        for image in finished:
+            assert search.found[image][0].token_ids == alone[image][0].token_ids
+    assert len(set(left.values())) > 2
+    if beams == 1:
+        assert [left[image] for image in range(8)] == [
+            min(len(alone[image][0].token_ids) + 1, 20) for image in range(8)
+        ]

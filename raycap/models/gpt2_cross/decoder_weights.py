@@ -83,6 +83,8 @@ class DecoderWeights:
     heads: int
     cross_heads: int
     activation: str
+    frozen_mlp: bool
+    """Whether the MLPs are the language model's own, without adapters."""
 
 
 def of_gpt2_cross(model: Gpt2Cross) -> DecoderWeights:
@@ -94,6 +96,7 @@ def of_gpt2_cross(model: Gpt2Cross) -> DecoderWeights:
         feature_norm=Norm.of(model.feature_norm),
         vision_dim=model.vision_dim,
         cross_heads=first.heads,
+        frozen_mlp=not (model.config.lora.rank and model.config.lora.mlp),
     )
 
 
@@ -105,6 +108,7 @@ def of_transformers(gpt2: Any) -> DecoderWeights:
         feature_norm=None,
         vision_dim=gpt2.config.n_embd,
         cross_heads=gpt2.config.n_head,
+        frozen_mlp=False,
     )
 
 

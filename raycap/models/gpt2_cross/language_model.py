@@ -140,3 +140,17 @@ def weights_digest(model: nn.Module) -> Tensor:
         digest.update(f"{name}{tuple(weight.shape)}".encode())
         digest.update(sample.numpy().tobytes())
     return torch.from_numpy(np.frombuffer(digest.digest(), dtype=np.int64).copy())
+
+
+def share_frozen(model: nn.Module, other: nn.Module) -> None:
+    """Let the frozen weights of a model be those of another one of the same digest: one copy in memory."""
+    others = dict(other.named_parameters())
+    for name, weight in model.named_parameters():
+        twin = others.get(name)
+        if (
+            twin is not None
+            and not weight.requires_grad
+            and not twin.requires_grad
+            and twin.dtype == weight.dtype
+        ):
+            weight.data = twin.data

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from raycap.config import ConfigError
 from raycap.decoding import DecodingConfig
-from raycap.models.base import CaptionModel
+from raycap.models.base import CaptionGroup, CaptionModel
 from raycap.models.gpt2_cross.config import Gpt2CrossConfig
 from raycap.models.gpt2_cross.cross_attention import CrossAttention
-from raycap.models.gpt2_cross.language_model import load_language_model
+from raycap.models.gpt2_cross.group import SearchGroup, as_captions
+from raycap.models.gpt2_cross.language_model import load_language_model, share_frozen
 from raycap.models.layers import (
     PackedTokens,
     attend,
@@ -134,13 +135,19 @@ class Gpt2Cross(CaptionModel):
     def caption(self, features: Tensor, decoding: DecodingConfig) -> list[list[Caption]]:
         """See CaptionModel.caption; Decoder.caption says what it refuses."""
         found = self._ready_decoder().caption(features, decoding)
-        return [
-            [
-                Caption(self.tokenizer.decode(hypothesis.token_ids), hypothesis.score)
-                for hypothesis in of_image
-            ]
-            for of_image in found
-        ]
+        return [as_captions(of_image, self.tokenizer) for of_image in found]
+
+    def start(self, features: Tensor, decoding: DecodingConfig) -> SearchGroup:
+        """See CaptionModel.start."""
+        decoder = self._ready_decoder()
+        return SearchGroup(decoder, decoder.start(features, decoding), self.tokenizer)
+
+    def step(self, groups: Sequence[CaptionGroup]) -> None:
+        """See CaptionModel.step."""
+        own = [group for group in groups if isinstance(group, SearchGroup)]
+        finished = self._ready_decoder().step([group.search for group in own])
+        for group, images in zip(own, finished, strict=True):
+            group.finished += images
 
     def _ready_decoder(self) -> Decoder:
         from raycap.models.gpt2_cross.decoder import Decoder
@@ -174,10 +181,15 @@ class Gpt2Cross(CaptionModel):
             if hasattr(module, "cast_input_dtype_enabled"):  # PEFT: to float32, and autocast casts it back
                 module.cast_input_dtype_enabled = False
 
-    def prepare_inference(self, precision: str, *, vocabulary: Sequence[int] = ()) -> None:
+    def prepare_inference(
+        self, precision: str, *, vocabulary: Sequence[int] = (), beside: CaptionModel | None = None
+    ) -> None:
         """See CaptionModel.prepare_inference."""
         self.eval()
         self._inference = {"precision": precision, "vocabulary": vocabulary or None}
+        if isinstance(beside, Gpt2Cross) and torch.equal(beside.digest, self.digest):
+            share_frozen(self.gpt2, beside.gpt2)
+            self._inference["beside"] = beside._ready_decoder()
         self._decoder = None
         self._ready_decoder()
 
