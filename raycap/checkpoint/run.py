@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from raycap import storage
+from raycap.checkpoint import hub
 from raycap.checkpoint.manifest import MANIFEST, WEIGHTS, CheckpointError, Manifest, read_manifest, verify
 from raycap.checkpoint.writing import save
 from raycap.config import Frozen
@@ -138,11 +139,13 @@ def resolve(path: str) -> str:
     """The checkpoint folder that a path means.
 
     A checkpoint folder is itself. RUN/best-metric, RUN/best-loss and RUN/last are looked up; RUN alone is its
-    best by metric, else by loss, else its last.
+    best by metric, else by loss, else its last. hf://owner/name is a local copy of that hub repository.
 
     Raises:
         CheckpointError: nothing there that holds a checkpoint.
     """
+    if hub.is_hub(path):
+        path = hub.download(path)
     path = storage.absolute(path).rstrip("/")
     if any(storage.exists(storage.join(path, name)) for name in (MANIFEST, WEIGHTS)):
         return path
