@@ -30,6 +30,7 @@ COMMANDS = {
     "score": "Score anybody's captions against references, compare two; needs neither Ray nor network.",
     "document-frequency": "Count a set of captions for CIDEr-D: a training set's, for rewards and small sets.",
     "caption": "Caption photos or a folder of them; decodes as the checkpoint says, or flags.",
+    "serve": "Serve a checkpoint over HTTP, as serve_config.yaml says; SIGTERM drains.",
     "presets": "List the presets, or print one.",
 }
 # The blocks of a preset document that each stage reads; a test holds this against the config classes.

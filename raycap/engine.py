@@ -7,15 +7,12 @@ and in what precision.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, get_args, overload
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import ValidationError, model_validator
 from torch import Tensor
 
@@ -23,16 +20,14 @@ from raycap import checkpoint
 from raycap.checkpoint import EncoderInfo, Manifest
 from raycap.config import ConfigError, Frozen, describe_validation_error
 from raycap.decoding import DecodingConfig
-from raycap.models import CaptionModel
+from raycap.models import CaptionGroup, CaptionModel
 from raycap.models.kernels import Precision
 from raycap.schema import Caption
 from raycap.vision import BadImageError, EncoderConfig, VisionEncoder, choose_device, decode_image
+from raycap.vision.reading import ImageInput, encode_image
 
 Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
-ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Pixels"
 Vocabulary: TypeAlias = Literal["all", "captions"]
-# What Pillow writes as PNG without changing a pixel.
-PNG_MODES = frozenset(["1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"])
 
 
 class EngineOptions(Frozen):
@@ -82,6 +77,7 @@ class CaptionEngine:
         vocabulary: Vocabulary = "all",
         encoder: str = "",
         language_model: str = "",
+        beside: Self | None = None,
     ) -> Self:
         """Load a checkpoint, verified, ready to caption.
 
@@ -92,6 +88,7 @@ class CaptionEngine:
             vocabulary: "captions" holds captions to the tokens of the training captions: a smaller, faster head.
             encoder: where the image encoder lies now, if it has moved since training.
             language_model: likewise for the frozen language model.
+            beside: an engine over the same encoder, loaded in the same way, whose frozen weights are shared.
 
         Raises:
             checkpoint.CheckpointError: absent, damaged, or its language model is another one now.
@@ -106,14 +103,22 @@ class CaptionEngine:
                 raise ConfigError(f"unknown {name} {value!r}; known: {', '.join(get_args(kind))}")
         device = choose_device(device)
         loaded = checkpoint.load(path, language_model=language_model)
-        vision = load_encoder(loaded.manifest.encoder, moved_to=encoder, device=device)
+        trained = loaded.manifest.encoder
+        vision = (
+            beside.encoder if beside else VisionEncoder(moved_encoder(trained.config, encoder), device=device)
+        )
+        check_encoder(vision, trained)
         if vocabulary == "captions" and not loaded.vocabulary:
             raise ConfigError(
                 f"{loaded.path} does not tell which tokens its training captions use (raycap wrote it before it "
                 "kept them); leave vocabulary=all"
             )
         model = loaded.model.to(device)
-        model.prepare_inference(precision, vocabulary=loaded.vocabulary if vocabulary == "captions" else ())
+        model.prepare_inference(
+            precision,
+            vocabulary=loaded.vocabulary if vocabulary == "captions" else (),
+            beside=beside.model if beside else None,
+        )
         return cls(model, vision, manifest=loaded.manifest, path=loaded.path)
 
     @overload
@@ -175,9 +180,23 @@ class CaptionEngine:
         with torch.inference_mode():
             return self.model.caption(features, decoding)
 
-    def caption_pixels(self, pixels: Pixels, decoding: DecodingConfig) -> list[list[Caption]]:
-        """Captions of images that `encoder.preprocess` has readied: uint8 (batch, 3, height, width)."""
-        return self.caption_features(self.encoder.encode(pixels), decoding)
+    def encode(self, pixels: Pixels) -> Tensor:
+        """Features of images that `preprocess` has readied: uint8 (batch, 3, height, width)."""
+        return self.encoder.encode(pixels)
+
+    def start(self, features: Tensor, decoding: DecodingConfig) -> CaptionGroup:
+        """Begin the captions that `caption_features` gives, for a caller that steps them beside others.
+
+        Raises:
+            ValueError: settings beyond this model.
+        """
+        with torch.inference_mode():
+            return self.model.start(features, decoding)
+
+    def step(self, groups: Sequence[CaptionGroup]) -> None:
+        """One token further with groups that this engine started, all together."""
+        with torch.inference_mode():
+            self.model.step(groups)
 
     def _caption_all(
         self, images: Sequence[ImageInput], decoding: DecodingConfig, *, batch_size: int
@@ -188,20 +207,13 @@ class CaptionEngine:
             yield from self.caption_features(self.features(arrays), decoding)
 
 
-def load_encoder(trained: EncoderInfo, *, moved_to: str = "", device: str) -> VisionEncoder:
-    """The encoder that a checkpoint was trained with.
-
-    Raises:
-        ConfigError: not there, or not the same weights, preprocessing, layer and precision.
-    """
-    config = moved_encoder(trained.config, moved_to)
-    encoder = VisionEncoder(config, device=device)
+def check_encoder(encoder: VisionEncoder, trained: EncoderInfo) -> None:
+    """Refuse, with a ConfigError, another encoder than the one a checkpoint was trained with."""
     if encoder.fingerprint != trained.fingerprint:
         raise ConfigError(
-            f"the encoder at {config.name} is not the one this checkpoint was trained with "
+            f"the encoder at {encoder.config.name} is not the one this checkpoint was trained with "
             f"(fingerprint {encoder.fingerprint[:12]}, it was {trained.fingerprint[:12]}); give that folder"
         )
-    return encoder
 
 
 def merge_decoding(base: DecodingConfig, overrides: Mapping[str, Any]) -> DecodingConfig:
@@ -228,35 +240,9 @@ def read_image(image: ImageInput, *, index: int = 0) -> Pixels:
         BadImageError: unreadable; names the file, or the image's place in the list.
     """
     try:
-        return decode_image(_encoded(image))
+        return decode_image(encode_image(image))
     except FileNotFoundError:
         raise BadImageError(f"no such file: {image!s}") from None
     except (BadImageError, OSError) as error:
         where = os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"image {index}"
         raise BadImageError(f"{where}: {error}") from None
-
-
-def _encoded(image: ImageInput) -> bytes:
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, (str, os.PathLike)):
-        return Path(image).expanduser().read_bytes()
-    if isinstance(image, np.ndarray):
-        if (
-            image.dtype != np.uint8
-            or image.ndim not in (2, 3)
-            or not image.size
-            or image.shape[2:] not in ((), (3,), (4,))
-        ):
-            raise BadImageError(
-                f"an array must be uint8 (height, width, 3), and this is {image.dtype} {image.shape}"
-            )
-        image = Image.fromarray(image)
-    if not isinstance(image, Image.Image):
-        raise BadImageError(
-            f"an image is a path, bytes, a PIL image or an array, and this is {type(image).__name__}"
-        )
-    buffer = io.BytesIO()
-    plain = image if image.mode in PNG_MODES else image.convert("RGB")
-    plain.save(buffer, "PNG", compress_level=0, exif=image.getexif())
-    return buffer.getvalue()

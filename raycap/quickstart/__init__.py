@@ -139,8 +139,8 @@ def serving(run: str) -> Iterator[str]:
 
 
 def serve_command(run: str) -> str:
-    """What serves this run, wherever it lies, without a token for a local cluster (see serve_config.yaml)."""
-    return f"RAY_AUTH_MODE=disabled RAYCAP_CHECKPOINT={shlex.quote(run)} serve run serve_config.yaml"
+    """What serves this run, wherever it lies."""
+    return f"raycap serve --checkpoint {shlex.quote(run)}"
 
 
 def show_summary(

@@ -16,6 +16,7 @@ LEVELS = {
     "text": 1,
     "decoding": 1,
     "metrics": 1,
+    "client": 2,
     "models": 2,
     "checkpoint": 3,
     "engine": 4,

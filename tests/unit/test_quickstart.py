@@ -48,6 +48,4 @@ def test_batches_are_full_and_cover_an_epoch_once() -> None:
 
 def test_the_serve_hint_names_the_run_that_was_made() -> None:
     """With `--folder X` the printed command served quickstart/run."""
-    assert quickstart.serve_command("/my folder/run") == (
-        "RAY_AUTH_MODE=disabled RAYCAP_CHECKPOINT='/my folder/run' serve run serve_config.yaml"
-    )
+    assert quickstart.serve_command("/my folder/run") == "raycap serve --checkpoint '/my folder/run'"

@@ -45,7 +45,7 @@ def test_every_command_parses(tokens: list[str]) -> None:
     assert not unused
     if tokens[0] in cli.STAGE_BLOCKS:
         assert tokens[1] in preset_names()
-    assert bound.args or bound.kwargs or tokens == ["presets"]
+    assert bound.args or bound.kwargs or tokens in (["presets"], ["serve"])
 
 
 def test_every_flag_in_the_prose_exists() -> None:

@@ -50,15 +50,22 @@ def test_every_key_is_known(document: dict[str, Any]) -> None:
 
 
 def test_the_file_fits_the_code(document: dict[str, Any]) -> None:
-    from raycap.serve.captioner import CaptionerDeployment
-    from raycap.serve.ingress import Ingress
+    from raycap.serve.captioning.replica import captioner_deployment
+    from raycap.serve.http.ingress import Ingress
 
     (application,) = document["applications"]
     args = ServeConfig.model_validate(application["args"])
     deployments = {deployment["name"]: deployment for deployment in application["deployments"]}
-    assert set(deployments) == {CaptionerDeployment.name, Ingress.name}
-    assert deployments["Captioner"]["max_ongoing_requests"] >= args.max_batch_size
+    assert set(deployments) == {captioner_deployment(max_loaded_models=1).name, Ingress.name}
+    captioner, ingress = deployments["Captioner"], deployments["Ingress"]
+    assert captioner["max_ongoing_requests"] >= args.max_batch_size
+    assert (
+        ingress["max_ongoing_requests"] > captioner["max_ongoing_requests"] + captioner["max_queued_requests"]
+    )
     assert document["http_options"]["request_timeout_s"] > args.timeout_s
+    for deployment in (captioner, ingress):  # what was accepted is answered before a replica goes
+        assert deployment["graceful_shutdown_timeout_s"] > args.timeout_s
+        assert deployment["max_surge_percent"] == 100
 
 
 def test_quickstarts_run_is_the_default_and_the_environment_comes_first(
@@ -82,3 +89,39 @@ def test_serve_sees_the_builders_annotation() -> None:
     from raycap.serve import build_app
 
     assert build_app.__annotations__["args"] is ServeConfig
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"models": {"default": "runs/x"}}, "is the name of `checkpoint`"),
+        ({"models": {"a/b": "runs/x"}}, "models.a/b"),
+        ({"models": {"": "runs/x"}}, "models"),
+        ({"model_name": "../x"}, "model_name"),
+    ],
+)
+def test_names_that_no_request_could_ask_for_are_refused(args: dict[str, Any], message: str) -> None:
+    """A model named as the default one took its place without a word."""
+    with pytest.raises(ValidationError, match=message):
+        ServeConfig.model_validate(args)
+
+
+def test_what_would_fail_later_fails_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from small_run import make_run
+
+    from raycap.checkpoint import CheckpointError
+    from raycap.config import ConfigError
+    from raycap.serve import build_app
+
+    run = make_run(tmp_path)
+    monkeypatch.delenv("RAYCAP_API_KEYS", raising=False)
+    with pytest.raises(ConfigError, match="require_keys is set and RAYCAP_API_KEYS has no key"):
+        build_app(ServeConfig(checkpoint=str(run), require_keys=True))
+    with pytest.raises(ConfigError, match="fetch_hosts: "):
+        build_app(ServeConfig(checkpoint=str(run), fetch_hosts=["http://"]))
+    with pytest.raises(CheckpointError, match="Set `checkpoint`"):
+        build_app(ServeConfig(checkpoint=str(run / "config.yaml")))
+    (weights,) = run.rglob("model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-7] + b"damaged")
+    with pytest.raises(CheckpointError, match="has changed since it was written"):
+        build_app(ServeConfig(checkpoint=str(run), models={"further": str(run)}))

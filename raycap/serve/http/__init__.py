@@ -1,0 +1,4 @@
+"""The ingress: everything between a socket and a captioner.
+
+app.py is a plain FastAPI app, ingress.py puts it into Serve.
+"""
