@@ -22,10 +22,25 @@ SECTIONS = {
     "train-step": "raycap.benchmarks.train_step:train_step_rows",
     "featurize": "raycap.benchmarks.featurize:featurize_rows",
     "precision": "raycap.benchmarks.precision:precision_rows",
+    "serve": "raycap.benchmarks.serving:serve_rows",
     "metrics": "raycap.benchmarks.metrics:metrics_rows",
     "prepare-memory": "raycap.benchmarks.prepare:prepare_memory_rows",
 }
-COLUMNS = ("row", "value", "unit", "ratio", "ratio_to", "aim", "floor_gap", "threads", "sizes")
+COLUMNS = (
+    "row",
+    "value",
+    "unit",
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "open_at_end",
+    "ratio",
+    "ratio_to",
+    "aim",
+    "floor_gap",
+    "threads",
+    "sizes",
+)
 
 
 def main(
@@ -40,7 +55,7 @@ def main(
     Parameters
     ----------
     sections
-        Any of decode, train-step, featurize, precision, metrics, prepare-memory; the first three where none is named.
+        Any of decode, train-step, featurize, precision, serve, metrics, prepare-memory; without one the first three.
     quick
         Fewer repeats and sizes: a smoke test, not a measurement.
     output
