@@ -106,7 +106,7 @@ class Service:
         """Process ids of Serve's actors with this in their name."""
         from ray.util.state import list_actors
 
-        actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
+        actors = list_actors(self.dashboard, filters=[("state", "=", "ALIVE")], limit=1000)
         return [actor.pid for actor in actors if name in (actor.name or "")]
 
     def kill(self, name: str) -> None:

@@ -179,7 +179,7 @@ def test_replicas_follow_a_load_step_up_and_down(service: Service, runs: list[Pa
 def test_an_overload_is_refused_and_the_rest_answered(service: Service, runs: list[Path]) -> None:
     service.deploy(
         args={"checkpoint": str(runs[0]), "max_batch_size": 1},
-        captioner={"num_replicas": 1, "max_ongoing_requests": 1, "max_queued_requests": 1},
+        captioner={"num_replicas": 1, "max_ongoing_requests": 2, "max_queued_requests": 4},
         ingress={"num_replicas": 1},
     )
     service.wait_for("RUNNING")

@@ -1,8 +1,6 @@
 """The peers of the serving benchmark, over tiny models: each answers with captions of the full length."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +35,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("start", [start_fastapi_peer, start_serve_batch_peer])
-def test_a_peer_captions_what_is_posted(
-    start: Callable[..., AbstractContextManager[str]], models: Path, tmp_path: Path
-) -> None:
+def test_a_peer_captions_what_is_posted(models: Path) -> None:
     photos = [make_picture(seed) for seed in range(3)]
-    with start(models, port=free_port(), threads=1) as url:
+    with start_serve_batch_peer(models, port=free_port(), threads=1) as url:
         settings: dict[str, Any] = {"clients": 12, "requests": 24, "limit_s": 120}
         report = asyncio.run(run_load(url, photos, **settings))
     assert report.statuses == {200: 24}
