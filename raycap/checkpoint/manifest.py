@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from torch import nn
 
 from raycap import __version__, storage
@@ -55,6 +55,8 @@ class Manifest(Frozen):
     encoder: EncoderInfo
     decoding: DecodingConfig
     metrics: dict[str, float]
+    history: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Metrics of the run's earlier checkpoints by folder name: removed ones still set the bar for a strategy."""
     step: int
     epoch: int
     base: list[float]
@@ -65,6 +67,18 @@ class Manifest(Frozen):
     files: dict[str, FileEntry]
     digest: str
     """sha256 of everything above, as canonical JSON: the manifest's own damage is noticed too."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the checkpoint's files."""
+        return sum(entry.size for entry in self.files.values())
+
+    @property
+    def training_size(self) -> int:
+        """Bytes of the files that only a resume needs."""
+        return sum(
+            self.files[name].size for name in (TRAINING_TENSORS, TRAINING_VALUES) if name in self.files
+        )
 
 
 def verify(folder: str) -> Manifest:
@@ -83,6 +97,20 @@ def verify(folder: str) -> Manifest:
             raise CheckpointError(f"damaged checkpoint: {path} has {size:,} bytes, not {entry.size:,}")
         if storage.sha256(path) != entry.sha256:
             raise CheckpointError(f"damaged checkpoint: {path} has changed since it was written")
+    return manifest
+
+
+def verify_names(folder: str) -> Manifest:
+    """Check that a checkpoint holds the files of its manifest and no others, without reading them.
+
+    Raises:
+        CheckpointError: the first file that should be there, or should not.
+    """
+    manifest = read_manifest(folder)
+    there = set(storage.list_files(folder)) - {MANIFEST}
+    for name in sorted(there ^ set(manifest.files)):
+        problem = "is missing" if name in manifest.files else "is no part of the checkpoint"
+        raise CheckpointError(f"{storage.join(folder, name)} {problem}")
     return manifest
 
 

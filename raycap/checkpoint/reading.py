@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from raycap.checkpoint.manifest import (
     WEIGHTS,
     CheckpointError,
     Manifest,
+    read_manifest,
     same_base,
     sample_base,
     verify,
@@ -30,6 +32,8 @@ from raycap.checkpoint.writing import TrainingState
 from raycap.config import ConfigError
 from raycap.models import CaptionModel, FamilyConfig, select_family
 from raycap.text import CaptionTokenizer
+
+LARGEST_HEAD = 100_000_000  # bytes, as safetensors itself allows
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def load(path: str, *, language_model: str = "", training: bool = False) -> Load
     folder = resolve(path)
     manifest = verify(folder)
     config = _model_config(manifest, language_model=language_model)
-    with _local_copy(folder, manifest) as local:
+    with _local_copy(folder, manifest.files) as local:
         tokenizer = CaptionTokenizer.load(str(local / TOKENIZER))
         model = config.build(tokenizer=tokenizer, vision_dim=manifest.encoder.vision_dim)
         _fill(model, local, manifest)
@@ -79,7 +83,7 @@ def restore(folder: str, model: CaptionModel) -> tuple[Manifest, TrainingState |
         CheckpointError: damaged, or its weights do not fit the model.
     """
     manifest = verify(folder)
-    with _local_copy(folder, manifest) as local:
+    with _local_copy(folder, manifest.files) as local:
         _fill(model, local, manifest)
         return manifest, _read_training(local, manifest)
 
@@ -91,8 +95,39 @@ def read_training(folder: str) -> TrainingState | None:
         CheckpointError: damaged.
     """
     manifest = verify(folder)
-    with _local_copy(folder, manifest) as local:
+    with _local_copy(folder, manifest.files) as local:
         return _read_training(local, manifest)
+
+
+def count_weights(folder: str) -> int:
+    """How many numbers a checkpoint keeps, its trained weights, by the head of their file alone.
+
+    Raises:
+        CheckpointError: the file is absent or damaged.
+    """
+    path = storage.join(folder, WEIGHTS)
+    fs, inner = storage.filesystem(path)
+    try:
+        with fs.open_input_stream(inner) as stream:  # 8 bytes of length, then JSON (safetensors' format)
+            length = int.from_bytes(stream.read(8), "little")
+            content = stream.read(length if length < LARGEST_HEAD else 0)
+        head = json.loads(content if len(content) == length else b"")
+        return sum(math.prod(tensor["shape"]) for name, tensor in head.items() if name != "__metadata__")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise CheckpointError(f"damaged checkpoint: {path} is missing or no safetensors file") from None
+
+
+def read_tokens(path: str) -> tuple[CaptionTokenizer, tuple[int, ...]]:
+    """The tokenizer of a checkpoint, and the token ids that its training captions use (empty where unknown).
+
+    Raises:
+        CheckpointError: nothing there, or a damaged manifest.
+    """
+    folder = resolve(path)
+    manifest = read_manifest(folder)
+    names = [name for name in manifest.files if name == VOCABULARY or name.startswith(f"{TOKENIZER}/")]
+    with _local_copy(folder, names) as local:
+        return CaptionTokenizer.load(str(local / TOKENIZER)), _read_vocabulary(local, manifest)
 
 
 def _model_config(manifest: Manifest, *, language_model: str) -> FamilyConfig:
@@ -133,13 +168,13 @@ def _read_training(local: Path, manifest: Manifest) -> TrainingState | None:
 
 
 @contextmanager
-def _local_copy(folder: str, manifest: Manifest) -> Iterator[Path]:
-    """The folder itself where it is local, else a download of it for as long as it is read."""
+def _local_copy(folder: str, names: Iterable[str]) -> Iterator[Path]:
+    """The folder itself where it is local, else a download of these files for as long as they are read."""
     if storage.is_local(folder):
         yield Path(storage.filesystem(folder)[1])
         return
     with tempfile.TemporaryDirectory(prefix="raycap-") as temporary:
-        for name in manifest.files:
+        for name in names:
             target = Path(temporary, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(storage.read_bytes(storage.join(folder, name)))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
 
-from raycap import storage
+from raycap import choosing, storage
 from raycap.checkpoint import hub
 from raycap.checkpoint.manifest import MANIFEST, WEIGHTS, CheckpointError, Manifest, read_manifest, verify
 from raycap.checkpoint.writing import save
@@ -30,6 +29,7 @@ class Index(Frozen):
     """Which checkpoint of a run is which: folder names, "" where there is none."""
 
     metric: str
+    """The strategy by which best_metric is chosen; a metric's name is one (see raycap.choosing)."""
     last: str = ""
     best_loss: str = ""
     best_metric: str = ""
@@ -40,10 +40,12 @@ class RunCheckpoints:
 
     The index is a copy for readers: it is made anew from the manifests on disk, so a crash between a
     checkpoint and its index loses nothing. One process writes (rank 0); any may read.
+    `metric` is the strategy that chooses the best by metric: a metric's name, or as raycap.choosing has it.
     """
 
     def __init__(self, run: str, *, metric: str = DEFAULT_METRIC) -> None:
-        self.folder = storage.join(storage.absolute(run), CHECKPOINTS)
+        self.run = storage.absolute(run)
+        self.folder = storage.join(self.run, CHECKPOINTS)
         self.metric = metric
         self._damaged: set[str] = set()
 
@@ -54,18 +56,20 @@ class RunCheckpoints:
         those that newest_valid found damaged.
         """
         name = f"step-{step:08d}"
-        saved = save(storage.join(self.folder, name), model, step=step, **content)
+        history = self._history(before=name)
+        saved = save(storage.join(self.folder, name), model, step=step, history=history, **content)
         for other in storage.list_names(self.folder):
             half_written = other.startswith(".step-")
             given_up = other.startswith("step-") and (other > name or other in self._damaged - {name})
             if half_written or given_up:
                 storage.remove(storage.join(self.folder, other))
-        self._prune(self.refresh())
+        index = self.refresh()
+        self.remove_others({index.best_loss, index.best_metric, *self.names()[-2:]})
         return saved
 
     def newest_valid(self) -> str | None:
         """The newest checkpoint whose every file is whole; damaged ones are passed over with a warning."""
-        for name in reversed(self._names()):
+        for name in reversed(self.names()):
             folder = storage.join(self.folder, name)
             try:
                 verify(folder)
@@ -89,14 +93,20 @@ class RunCheckpoints:
         except (FileNotFoundError, ValueError):
             return self._scan(self.metric)
         names = {index.last, index.best_loss, index.best_metric} - {""}
-        return index if names <= set(self._names()) else self._scan(index.metric)
+        return index if names <= set(self.names()) else self._scan(index.metric)
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Folder names of the checkpoints, by step; damaged ones too."""
         return [name for name in storage.list_names(self.folder) if name.startswith("step-")]
 
-    def _manifests(self) -> dict[str, Manifest]:
+    def owns(self, name: str) -> bool:
+        """Whether a name beside the checkpoints is raycap's own: the index, or what a killed write has left."""
+        return name == INDEX or name.startswith((".step-", f"{INDEX}."))
+
+    def manifests(self) -> dict[str, Manifest]:
+        """Manifests by folder name, by step; damaged ones are left out with a warning."""
         manifests = {}
-        for name in self._names():
+        for name in self.names():
             try:
                 manifests[name] = read_manifest(storage.join(self.folder, name))
             except CheckpointError as error:
@@ -104,34 +114,51 @@ class RunCheckpoints:
         return manifests
 
     def _scan(self, metric: str) -> Index:
-        manifests = self._manifests()
-        losses = _finite(manifests, LOSS_KEY)
-        metrics = _finite(manifests, metric)
+        manifests = self.manifests()
         return Index(
             metric=metric,
             last=max(manifests, default=""),
-            best_loss=min(losses, key=losses.__getitem__, default=""),
-            best_metric=max(metrics, key=metrics.__getitem__, default=""),
+            best_loss=choose_kept(manifests, LOSS_KEY),
+            best_metric=choose_kept(manifests, metric),
         )
 
-    def _prune(self, index: Index) -> None:
-        names = self._names()
-        keep = {index.best_loss, index.best_metric, *names[-2:]}
-        for name in names:
-            if name not in keep:
-                storage.remove(storage.join(self.folder, name))
+    def remove_others(self, keep: Collection[str]) -> list[str]:
+        """Remove the checkpoints whose folder names are not in `keep`; returns theirs."""
+        doomed = [name for name in self.names() if name not in keep]
+        for name in doomed:
+            storage.remove(storage.join(self.folder, name))
+        return doomed
+
+    def _history(self, *, before: str) -> dict[str, dict[str, float]]:
+        """Metrics of all checkpoints before one, those removed included."""
+        return metrics_so_far({name: found for name, found in self.manifests().items() if name < before})
 
 
-def _finite(manifests: Mapping[str, Manifest], key: str) -> dict[str, float]:
-    found = {name: manifest.metrics[key] for name, manifest in manifests.items() if key in manifest.metrics}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+def metrics_so_far(manifests: Mapping[str, Manifest]) -> dict[str, dict[str, float]]:
+    """Metrics by folder name, by step: of these checkpoints, and of those before them that were removed."""
+    history = manifests[max(manifests)].history if manifests else {}
+    metrics = {**history, **{name: manifest.metrics for name, manifest in manifests.items()}}
+    return {name: metrics[name] for name in sorted(metrics) if metrics[name]}
 
 
-def _metric_of(run: str) -> str:
-    """The metric by which a run chose its best checkpoint, where its config says so."""
+def choose_kept(manifests: Mapping[str, Manifest], by: str) -> str:
+    """The best by a strategy of those that are here, held against all that the run had; "" where none takes part.
+
+    Removed checkpoints count, so that what a run removes on its way does not decide what it ends with.
+    """
     try:
-        return str(yaml.safe_load(storage.read_bytes(storage.join(run, CONFIG)))["train"]["metric"])
-    except (FileNotFoundError, yaml.YAMLError, LookupError, TypeError):
+        ranking = choosing.choose(metrics_so_far(manifests), by).ranking
+    except choosing.NoCandidateError:
+        return ""
+    return next((name for name in ranking if name in manifests), "")
+
+
+def strategy_of(run: str) -> str:
+    """The strategy by which a run chose its best checkpoint, where its config says so."""
+    try:
+        options = yaml.safe_load(storage.read_bytes(storage.join(run, CONFIG)))["train"]
+        return str(options.get("choose") or options["metric"])
+    except (FileNotFoundError, yaml.YAMLError, LookupError, TypeError, AttributeError):
         return DEFAULT_METRIC
 
 
@@ -155,7 +182,7 @@ def resolve(path: str) -> str:
         wanted = [NAMED[name]]
     else:
         run = run if name == CHECKPOINTS else path
-    index = RunCheckpoints(run, metric=_metric_of(run)).read_index().model_dump()
+    index = RunCheckpoints(run, metric=strategy_of(run)).read_index().model_dump()
     for key in wanted:
         if index[key]:
             return storage.join(run, CHECKPOINTS, index[key])

@@ -54,12 +54,14 @@ def save(
     metrics: Mapping[str, float],
     step: int,
     epoch: int,
+    history: Mapping[str, Mapping[str, float]] | None = None,
     vocabulary: Sequence[int] = (),
     training: TrainingState | None = None,
 ) -> str:
     """Write a checkpoint whole at `folder` (a path or URI), replacing one that is there; returns the path.
 
-    `vocabulary` are the token ids that the training captions use, which captioning may be held to.
+    `history` are the metrics of the run's earlier checkpoints, by folder name. `vocabulary` are the token ids that
+    the training captions use, which captioning may be held to.
     """
     folder = storage.absolute(folder)
     aside = _aside(folder)
@@ -77,7 +79,8 @@ def save(
         "model": _with_absolute(model_config.model_dump(mode="json"), "language_model"),
         "encoder": {**encoder.model_dump(mode="json"), "config": encoder_config},
         "decoding": decoding.model_dump(mode="json"),
-        "metrics": {name: float(value) for name, value in metrics.items()},
+        "metrics": _floats(metrics),
+        "history": {name: _floats(earlier) for name, earlier in (history or {}).items()},
         "step": step,
         "epoch": epoch,
         "base": sample_base(model),
@@ -89,6 +92,10 @@ def save(
     _dump_json(aside / MANIFEST, {**content, "digest": digest_of(content)})
     storage.publish_folder(aside, folder, last=MANIFEST)
     return folder
+
+
+def _floats(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def _with_absolute(settings: dict[str, Any], key: str) -> dict[str, Any]:

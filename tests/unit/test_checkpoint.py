@@ -11,6 +11,7 @@ from toy_family import ENCODER, ToyConfig, make_base, make_toy
 
 from raycap import checkpoint, storage
 from raycap.checkpoint import CheckpointError, RunCheckpoints, TrainingState
+from raycap.checkpoint.manifest import digest_of
 from raycap.config import ConfigError
 from raycap.decoding import DecodingConfig
 
@@ -260,6 +261,63 @@ def test_without_an_index_the_runs_own_metric_decides(tmp_path: Path, base: ToyC
     (tmp_path / "checkpoints/index.json").write_text("{")
     assert checkpoint.resolve(str(tmp_path)) == best
     (tmp_path / "checkpoints/index.json").unlink()
+    assert checkpoint.resolve(str(tmp_path)) == best
+
+
+def test_a_strategy_decides_what_best_metric_is(tmp_path: Path, base: ToyConfig) -> None:
+    run = RunCheckpoints(str(tmp_path), metric="cider-centred:bleu_4=0.05")
+    save_step(run, base, 10, val_loss=2.0, cider_d=0.30, bleu_4=0.200)
+    good = save_step(run, base, 20, val_loss=2.1, cider_d=0.40, bleu_4=0.195)
+    save_step(run, base, 30, val_loss=2.2, cider_d=0.50, bleu_4=0.150)  # CIDEr-D alone would choose this
+    (tmp_path / "config.yaml").write_text("train: {metric: cider_d, choose: 'cider-centred:bleu_4=0.05'}")
+    assert checkpoint.resolve(str(tmp_path)) == good
+    (tmp_path / "checkpoints/index.json").unlink()
+    assert checkpoint.resolve(str(tmp_path)) == good
+
+
+def test_what_was_removed_still_sets_the_bar(tmp_path: Path, base: ToyConfig) -> None:
+    """Each epoch within the tolerance of the one before would let BLEU-4 fall without end."""
+    run = RunCheckpoints(str(tmp_path), metric="cider-centred:bleu_4=0.05")
+    for step in range(1, 9):
+        save_step(run, base, step, val_loss=9.0 - step, cider_d=0.1 * step, bleu_4=0.2 * 0.97**step)
+    assert run.read_index().best_metric == "step-00000002"
+    assert names(tmp_path) == ["step-00000002", "step-00000007", "step-00000008"]
+    newest = checkpoint.read_manifest(f"{run.folder}/step-00000008")
+    assert list(newest.history) == [f"step-{step:08d}" for step in range(1, 8)]
+    assert newest.history["step-00000001"] == {"val_loss": 8.0, "cider_d": 0.1, "bleu_4": 0.2 * 0.97}
+
+
+def test_pareto_goes_from_epoch_to_epoch(tmp_path: Path, base: ToyConfig) -> None:
+    run = RunCheckpoints(str(tmp_path), metric="pareto")
+    values = [(0.3, 0.20), (0.4, 0.19), (0.35, 0.21), (0.5, 0.20), (0.34, 0.30), (0.36, 0.21)]
+    for step, (cider_d, bleu_4) in enumerate(values, start=1):
+        save_step(run, base, step, val_loss=1.0 + step, cider_d=cider_d, bleu_4=bleu_4)
+    assert run.read_index().best_metric == "step-00000006"  # by 1, 3 and 6; each of 2, 4 and 5 fell in one
+
+
+def test_a_resume_forgets_what_it_gave_up(tmp_path: Path, base: ToyConfig) -> None:
+    run = RunCheckpoints(str(tmp_path))
+    for step in (10, 20, 30):
+        save_step(run, base, step, cider_d=0.1 * step)
+    save_step(run, base, 25, cider_d=0.3)
+    assert list(checkpoint.read_manifest(f"{run.folder}/step-00000025").history) == [
+        "step-00000010",
+        "step-00000020",
+    ]
+
+
+def test_a_manifest_without_history_is_read(tmp_path: Path, base: ToyConfig) -> None:
+    """Checkpoints that were written before manifests had a history."""
+    run = RunCheckpoints(str(tmp_path), metric="pareto")
+    best = save_step(run, base, 10, cider_d=0.2, bleu_4=0.1)
+    for step, cider_d in ((20, 0.3), (30, 0.1)):
+        path = Path(save_step(run, base, step, cider_d=cider_d, bleu_4=0.05)) / "manifest.json"
+        content = {
+            name: value
+            for name, value in json.loads(path.read_text()).items()
+            if name not in {"history", "digest"}
+        }
+        path.write_text(json.dumps({**content, "digest": digest_of(content)}))
     assert checkpoint.resolve(str(tmp_path)) == best
 
 
