@@ -56,6 +56,13 @@ class CrossAttention(nn.Module):
         output: Tensor = self.output(layout.images.collect(merge_heads(attended)))  # (real, model_dim)
         return output if self.gate is None else output * self.gate.tanh()
 
+    def weights(self, hidden: Tensor, features: Tensor, layout: PackedTokens) -> Tensor:
+        """How `forward`'s tokens look at their image: (real, heads, patches) float32, summing to 1 over patches."""
+        queries = split_heads(layout.images.spread(self.query(self.norm(hidden))), self.heads)
+        keys, _ = self.project(features)  # (batch, heads, patches, head_dim)
+        scores = queries.float() @ keys.float().transpose(-1, -2) * self.head_dim**-0.5
+        return layout.images.collect(scores.softmax(-1).transpose(1, 2))
+
     def folded_output(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the output projection with the gate multiplied in."""
         weight, bias = self.output.weight.detach(), self.output.bias.detach()
