@@ -24,13 +24,18 @@ from raycap.config import ConfigError, describe_validation_error, load_document,
 COMMANDS = {
     "quickstart": "Everything once, offline, on this machine: drawings in, an HTTP caption out.",
     "prepare": "Raw photos and captions to canonical rows (Parquet).",
+    "explore": "The prepared rows before training, as one HTML report: captions, photos, duplicates, oddities.",
     "featurize": "Rows to image features, once per image, on a pool of encoders.",
     "train": "Fine-tune a captioner on N workers.",
     "evaluate": "Caption a split with a checkpoint and score it; decodes as the checkpoint says, or flags.",
     "score": "Score anybody's captions against references, compare two; needs neither Ray nor network.",
     "document-frequency": "Count a set of captions for CIDEr-D: a training set's, for rewards and small sets.",
     "caption": "Caption photos or a folder of them; decodes as the checkpoint says, or flags.",
+    "debug": "What a checkpoint sees in one photo, and why it says what it says: one HTML report.",
+    "export": "A checkpoint as a plain transformers model, or as a small folder of what was trained.",
+    "push": "Upload an export to the Hugging Face Hub, verified first; the token comes from HF_TOKEN.",
     "serve": "Serve a checkpoint over HTTP, as serve_config.yaml says; SIGTERM drains.",
+    "models": "List, show, compare, choose and prune trained models, on disks and remote storage.",
     "presets": "List the presets, or print one.",
 }
 # The blocks of a preset document that each stage reads; a test holds this against the config classes.
@@ -39,7 +44,14 @@ STAGE_BLOCKS = {
     "featurize": ("data", "encoder", "featurize"),
     "train": ("data", "encoder", "featurize", "model", "optim", "train", "tracking", "decoding"),
 }
-SHORTHANDS = {"--data": "--data.path", "--run": "--train.run", "--beams": "--decoding.beams"}
+TAKES_PRESET = (*STAGE_BLOCKS, "explore")  # which needs none where the rows are named
+SHORTHANDS = {
+    "--data": "--data.path",
+    "--run": "--train.run",
+    "--beams": "--decoding.beams",
+    "--limit": "--data.limit",
+}
+OWN_SHORT_FLAGS = ("caption", "debug")
 DEFAULT_FAMILY = "gpt2_cross"  # whose flags `raycap train --help` shows where no preset is named
 NO_RUN = {"--help", "-h", "--version"}  # flags that print something and end
 
@@ -102,8 +114,8 @@ def configured_app(tokens: Sequence[str]) -> App:
 
 
 def expand_shorthands(tokens: Sequence[str]) -> list[str]:
-    """`--data X` for `--data.path X`, and the like; `caption`, which has no blocks, has short flags of its own."""
-    if list(tokens[:1]) == ["caption"]:
+    """`--data X` for `--data.path X`, and the like; commands without blocks have short flags of their own."""
+    if tokens and tokens[0] in OWN_SHORT_FLAGS:
         return list(tokens)
     parts = [token.partition("=") for token in tokens]
     return [SHORTHANDS.get(flag, flag) + equals + value for flag, equals, value in parts]
@@ -115,7 +127,7 @@ def read_document(tokens: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: no preset, an unknown one, other settings beside `--resume`, or a block that no stage knows.
     """
-    if not tokens or tokens[0] not in STAGE_BLOCKS:
+    if not tokens or tokens[0] not in TAKES_PRESET:
         return {}
     command, *rest = tokens
     source = find_resumed(rest) if command == "train" else ""
@@ -124,17 +136,35 @@ def read_document(tokens: Sequence[str]) -> dict[str, Any]:
     elif rest and not rest[0].startswith("-"):
         source = rest[0]
         document = load_document(source)
-    elif NO_RUN & set(rest):
+    elif NO_RUN & set(rest) or names_data(tokens):
         return {}
     else:
+        rows = "; or rows: raycap explore --data FOLDER" if command == "explore" else ""
         raise ConfigError(
-            f"name the preset first: raycap {command} PRESET [--SETTING VALUE ...]; "
+            f"name the preset first: raycap {command} PRESET [--SETTING VALUE ...]{rows}; "
             f"presets: {', '.join(preset_names())} (or a path to a .yaml file)"
         )
+    if command == "explore":
+        return explored_blocks(document)
     known = {block for blocks in STAGE_BLOCKS.values() for block in blocks}
     if unknown := sorted(set(document) - known):
         raise ConfigError(f"{source}: unknown block {unknown[0]!r}; known: {', '.join(sorted(known))}")
     return {block: document[block] for block in STAGE_BLOCKS[tokens[0]] if block in document}
+
+
+def names_data(tokens: Sequence[str]) -> bool:
+    """Whether it is `explore`, which needs a preset only where nothing else tells where the rows lie."""
+    flags = {token.partition("=")[0] for token in tokens}
+    return tokens[0] == "explore" and ("--data.path" in flags or "RAYCAP_DATA_PATH" in os.environ)
+
+
+def explored_blocks(document: dict[str, Any]) -> dict[str, Any]:
+    """What `explore` takes from a preset: the rows, and how training would read their captions."""
+    blocks = (document.get("model"), document.get("train"))
+    model, train = (block if isinstance(block, dict) else {} for block in blocks)
+    tokenizer = model.get("tokenizer") or model.get("language_model")
+    found = {"data": document.get("data"), "tokenizer": tokenizer, "max_tokens": train.get("max_tokens")}
+    return {name: value for name, value in found.items() if value}
 
 
 def find_resumed(rest: Sequence[str]) -> str:

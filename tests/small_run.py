@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fakes import make_encoder, make_language_model
 
@@ -12,12 +13,15 @@ from raycap.models.gpt2_cross import Gpt2CrossConfig
 from raycap.vision import EncoderConfig, VisionEncoder
 
 
-def make_run(folder: Path, *, encoder: Path | None = None, seed: int = 1) -> Path:
-    """A gpt2_cross of random weights, whose captions depend on the image, saved as step 7 of a run."""
+def make_run(folder: Path, *, encoder: Path | None = None, seed: int = 1, **settings: Any) -> Path:
+    """A gpt2_cross of random weights, whose captions depend on the image, saved as step 7 of a run.
+
+    `settings` are more of the encoder's.
+    """
     import torch
 
     place = encoder or make_encoder(folder / "encoder")
-    vision = VisionEncoder(EncoderConfig(name=str(place)), device="cpu")
+    vision = VisionEncoder(EncoderConfig(name=str(place), **settings), device="cpu")
     config = Gpt2CrossConfig(language_model=str(make_language_model(folder / "language_model")))
     tokenizer = config.load_tokenizer()
     model = config.build(tokenizer=tokenizer, vision_dim=vision.vision_dim)

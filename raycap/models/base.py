@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -78,6 +79,23 @@ class WholeCaptions(CaptionGroup):
         return ""
 
 
+@dataclass(frozen=True)
+class Explanation:
+    """A caption that a model gave an image, and what stood behind each of its tokens."""
+
+    caption: Caption
+    token_ids: list[int]
+    """As generated, the end token too where it was said: tokens of them."""
+    log_probabilities: Tensor
+    """(tokens, vocab) float32: of every token at each place, given the image and the tokens before."""
+    attention: Tensor
+    """(layers, heads, tokens, patches) float32: how each token's making looked at the image; sums to 1 over patches."""
+    image_share: Tensor
+    """(layers, tokens) float32: length of what the image added to the state, over the state's own."""
+    gates: Tensor
+    """(layers,) float32, what the image's part is multiplied by; empty in a model without gates."""
+
+
 class CaptionModel(nn.Module, ABC):
     """Loss and captions behind one interface."""
 
@@ -99,6 +117,13 @@ class CaptionModel(nn.Module, ABC):
 
     def step(self, groups: Sequence[CaptionGroup]) -> None:
         """One token further with groups that this model started, together where the family can."""
+
+    def explain(self, features: Tensor, decoding: DecodingConfig) -> list[Explanation]:
+        """The captions that `caption` gives one image (1, patches, vision_dim), with what stood behind them.
+
+        Slow, for a person to look at. A family that does not say token by token what it does gives nothing.
+        """
+        return []
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by the learning rate they take: 'new' (optim.lr), 'lora' (optim.lora_lr)."""
@@ -129,6 +154,17 @@ class CaptionModel(nn.Module, ABC):
                 f"{type(self).__name__} captions in float32 with its whole vocabulary; leave precision and "
                 "vocabulary as they are"
             )
+
+    def to_transformers(self) -> Any:
+        """The same model as a plain decoder of transformers, for `raycap export`: float32, eval mode, on the CPU.
+
+        It takes features normalised to mean 0 and variance 1 (layer_norm without scale and shift), with zeros after
+        them up to its own width, as encoder_hidden_states.
+
+        Raises:
+            ConfigError: this family has none.
+        """
+        raise ConfigError(f"{type(self).__name__} has no form in transformers; take --form adapter")
 
     def saved_state(self) -> dict[str, Tensor]:
         """What a checkpoint holds: trained parameters. Frozen base weights are found by name again."""

@@ -7,11 +7,12 @@ from typing import Any
 
 import ray.train
 
-from raycap import metrics, storage
+from raycap import choosing, metrics, storage
 from raycap.config import ConfigError
 from raycap.data.loading import required_resources
 from raycap.data.manifest import read_data_manifest
 from raycap.data.resources import cluster_resources
+from raycap.metrics.measure import METEOR, load_meteor
 from raycap.train.config import TrainConfig
 from raycap.train.tracking import check_tracking
 from raycap.vision import choose_device
@@ -27,8 +28,26 @@ def check(config: TrainConfig, *, run: str) -> None:
     config.model.load_tokenizer()
     if config.train.metric not in metrics.NAMES:
         raise ConfigError(f"unknown train.metric {config.train.metric!r}; known: {', '.join(metrics.NAMES)}")
+    check_strategy(config.train.strategy)
     check_tracking(config.tracking, run=run)
     check_resources(config, cluster=cluster_resources())
+
+
+def check_strategy(text: str) -> None:
+    """Whether validation measures what the strategy needs.
+
+    Raises:
+        ConfigError: it does not, or METEOR's word lists are not to be had.
+    """
+    measured = (*metrics.NAMES, METEOR, *choosing.LOSSES)
+    named = choosing.parse(text).named
+    if unmeasured := [name for name in named if name not in measured]:
+        raise ConfigError(
+            f"train.choose={text} needs {unmeasured[0]}, which validation does not measure; it measures "
+            f"{', '.join(measured)}"
+        )
+    if METEOR in named and (reason := load_meteor().reason):
+        raise ConfigError(f"train.choose={text} needs METEOR: {reason}")
 
 
 def check_resources(config: TrainConfig, *, cluster: dict[str, float]) -> None:

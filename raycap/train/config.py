@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from raycap import choosing
 from raycap.config import DataConfig, Frozen
 from raycap.data.featurize import FeaturizeOptions
 from raycap.decoding import DecodingConfig
@@ -79,11 +80,26 @@ class TrainOptions(Frozen):
     max_failures: int = Field(default=3, ge=0)
     """Lost workers to replace before giving up."""
     metric: str = "cider_d"
-    """Caption metric whose best checkpoint is kept (and the one evaluate and caption use by default)."""
+    """Caption metric of the figure and the screen; its best checkpoint is kept where train.choose is not set."""
+    choose: str = ""
+    """How best-metric, which evaluate and caption use by default, is chosen: a metric, cider-centred, pareto,
+    weighted:cider_d=1,bleu_4=0.5, lexicographic:cider_d=0.02,val_loss, meteor-centred; by train.metric where empty."""
     val_beams: int = Field(default=1, ge=1)
     """Beams for the validation captions; the other decoding settings are the decoding block's."""
     num_samples: int = Field(default=12, ge=0)
     """Validation photos to show in samples.html."""
+
+    @field_validator("choose")
+    @classmethod
+    def _known_strategy(cls, value: str) -> str:
+        if value:
+            choosing.parse(value)
+        return value
+
+    @property
+    def strategy(self) -> str:
+        """By which best-metric is chosen (see raycap.choosing)."""
+        return self.choose or self.metric
 
 
 class TrackingConfig(Frozen):

@@ -8,7 +8,9 @@ from typing import Any
 import ray.train
 import torch
 
+from raycap import choosing
 from raycap.checkpoint import LOSS_KEY, resolve
+from raycap.metrics.measure import METEOR, load_meteor
 from raycap.models import CaptionModel
 from raycap.schema import CaptionBatch
 from raycap.train.batches import plain_batches, training_batches, windows
@@ -154,4 +156,6 @@ def run_validation(worker: Worker) -> tuple[dict[str, float], dict[int, str]]:
         loss, captions = validate(worker.model, batches, decoding=decoding, precision=options.precision)
     if worker.recorder is None:
         return {LOSS_KEY: loss}, {}
-    return score_captions(loss, captions, job.references), captions
+    # only where the strategy asks for it: it needs word lists that not everyone has
+    meteor = load_meteor() if METEOR in choosing.parse(options.strategy).named else None
+    return score_captions(loss, captions, job.references, meteor=meteor), captions

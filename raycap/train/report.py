@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-PHOTO_SIDE = 320  # pixels, longest side of a photo in the page
 SMOOTHING = 0.9  # of the drawn training loss
 SKIPPED = {"kind", "samples", "epoch", "step"}
 
@@ -24,17 +20,6 @@ class Sample:
     image_id: str
     photo: str  # a data URI
     references: list[str]
-
-
-def thumbnail(image: np.ndarray[Any, Any]) -> str:
-    """A photo (height, width, 3) uint8 as a small JPEG data URI."""
-    from PIL import Image
-
-    picture = Image.fromarray(image)
-    picture.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def loss_figure(rows: Sequence[Mapping[str, Any]], *, metric: str) -> bytes:

@@ -22,9 +22,10 @@ from raycap.data.loading import (
 )
 from raycap.data.manifest import read_data_manifest
 from raycap.data.splits import Reference, read_references
+from raycap.pages import thumbnail
 from raycap.schema import image_key
 from raycap.train.config import TrainConfig
-from raycap.train.report import Sample, thumbnail
+from raycap.train.report import Sample
 from raycap.vision import decode_image
 
 BLOCKS_PER_WORKER = 4  # shards differ by less than a block

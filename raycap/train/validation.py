@@ -9,6 +9,7 @@ import torch
 from raycap import metrics
 from raycap.checkpoint import LOSS_KEY
 from raycap.decoding import DecodingConfig
+from raycap.metrics.measure import ChosenMeteor, measure
 from raycap.models import CaptionModel
 from raycap.schema import CaptionBatch
 from raycap.train.collective import gather, sum_over_ranks
@@ -45,13 +46,18 @@ def validation_decoding(decoding: DecodingConfig, *, beams: int) -> DecodingConf
 
 
 def score_captions(
-    loss: float, captions: Mapping[int, str], references: Mapping[int, Sequence[str]]
+    loss: float,
+    captions: Mapping[int, str],
+    references: Mapping[int, Sequence[str]],
+    *,
+    meteor: ChosenMeteor | None = None,
 ) -> dict[str, float]:
-    """val_loss and the caption metrics, over the images that have both a caption and references."""
+    """val_loss and the caption metrics, over the images that have both a caption and references.
+
+    METEOR is among them where `meteor` is given (see `raycap.metrics.measure.load_meteor`).
+    """
     keys = sorted(captions.keys() & references.keys())
-    scores = (
-        metrics.score([captions[key] for key in keys], [list(references[key]) for key in keys])
-        if keys
-        else {}
-    )
-    return {LOSS_KEY: loss, **scores}
+    if not keys:
+        return {LOSS_KEY: loss}
+    prepared = metrics.PreparedReferences([list(references[key]) for key in keys])
+    return {LOSS_KEY: loss, **measure([captions[key] for key in keys], prepared, meteor=meteor).scores()}

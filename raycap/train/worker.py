@@ -144,7 +144,7 @@ def start_worker(job: Job) -> Worker | str:
         return error
     assert built is not None
     tokenizer, model, optimizer = built
-    checkpoints = RunCheckpoints(job.run, metric=job.config.train.metric)
+    checkpoints = RunCheckpoints(job.run, metric=job.config.train.strategy)
     average = WeightAverage(model, decay=job.config.optim.ema_decay)
     progress = restore(checkpoints, model, optimizer=optimizer, average=average)
     parallel = in_parallel(model, device=device)

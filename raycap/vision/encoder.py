@@ -180,7 +180,7 @@ class VisionEncoder:
         self.dtype: torch.dtype = getattr(torch, config.dtype)
         # Convolutions are about twice as fast in this layout, on CPUs and GPUs; to transformers it means nothing.
         layout = torch.channels_last
-        self.model = _load_tower(folder, self.dtype).to(self.device, memory_format=layout)
+        self.model = load_tower(folder, self.dtype).to(self.device, memory_format=layout)
         self._scale = torch.tensor(self.preprocess.scale, device=self.device)[:, None, None]  # (3, 1, 1)
         self._shift = torch.tensor(self.preprocess.shift, device=self.device)[:, None, None]
         probe = self.encode(np.zeros((1, 3, *self.preprocess.output_size), dtype=np.uint8))
@@ -211,7 +211,7 @@ class VisionEncoder:
         return state
 
 
-def _load_tower(folder: Path, dtype: torch.dtype) -> Any:
+def load_tower(folder: Path, dtype: torch.dtype) -> Any:
     """The image model of a folder, frozen: of a two-tower checkpoint the vision tower."""
     from transformers import AutoConfig, AutoModel
 

@@ -84,13 +84,30 @@ def test_logits_are_those_of_transformers_with_fewer_heads(wide_language_model: 
     assert (expected - ours).abs().max() < 1e-4
 
 
-def test_export_refuses_what_transformers_cannot_express(tiny_language_model: str) -> None:
-    with pytest.raises(ValueError, match=r"3 heads of 16 does not fit"):
-        to_transformers(build(tiny_language_model, heads=3))
-    config = Gpt2CrossConfig(language_model=tiny_language_model)
-    wide = config.build(tokenizer=config.load_tokenizer(), vision_dim=33)
-    with pytest.raises(ValueError, match=r"features of its own width, 32"):
-        to_transformers(wide)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("settings", "vision_dim", "width"),
+    [
+        ({"heads": 3, "head_dim": 16}, 24, 48),  # more heads than GPT-2's two
+        ({"heads": 2, "head_dim": 64}, 24, 128),  # wider ones than its 16
+        ({"heads": 8, "head_dim": 32, "start": "gate"}, 24, 256),
+        ({"heads": 2, "head_dim": 16}, 33, 48),  # features wider than the model
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_laid_into_a_wider_gpt2(
+    tiny_language_model: str, settings: dict[str, Any], vision_dim: int, width: int
+) -> None:
+    """The norms of a wider GPT-2 take the mean over zeros too; tied embeddings must not follow each other there."""
+    torch.manual_seed(0)
+    config = Gpt2CrossConfig(language_model=tiny_language_model, lora={"rank": 4, "mlp": True}, **settings)
+    model = config.build(tokenizer=config.load_tokenizer(), vision_dim=vision_dim)
+    randomise(model.eval())
+    exported = to_transformers(model)
+    assert exported.config.n_embd == width
+    batch = make_batch(model.tokenizer, captions_of(3), vision_dim=vision_dim)
+    expected, ours = theirs(exported, model, batch)
+    assert expected.std() > 0.5
+    assert (expected - ours).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("beams", [1, 3, 5])

@@ -28,9 +28,12 @@ def raycap_commands() -> list[list[str]]:
 
 def flags_of(command: str) -> set[str]:
     """Every flag of a command, by a preset where it takes one."""
-    tokens = [command, *(["shapes"] if command in cli.STAGE_BLOCKS else [])]
+    tokens = [command, *(["shapes"] if command in cli.TAKES_PRESET else [])]
     app: Any = cli.configured_app(tokens)[command]
-    return {name for argument in app.assemble_argument_collection() for name in argument.names}
+    apps = [app] if app.default_command else [app[name] for name in app if not name.startswith("-")]
+    return {
+        name for each in apps for argument in each.assemble_argument_collection() for name in argument.names
+    }
 
 
 def test_commands_are_found() -> None:

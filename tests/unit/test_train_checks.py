@@ -4,14 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_meteor import install_meteor
+from pydantic import ValidationError
 from toy_family import make_base
 
 from raycap.config import ConfigError
+from raycap.metrics.measure import load_meteor
 from raycap.train import TrainConfig, launch
 from raycap.train.checks import (
     backend,
     check,
     check_resources,
+    check_strategy,
     device_on,
     with_absolute_paths,
 )
@@ -103,6 +107,31 @@ def test_unknown_metric_names_the_known_ones(document: dict[str, Any], tmp_path:
     (tmp_path / "data/manifest.json").write_text('{"fingerprint": "f", "counts": {"train": 1}}')
     with pytest.raises(ConfigError, match=r"unknown train.metric 'cider'; known: bleu_1, .*cider_d"):
         check(configure(document, metric="cider"), run=document["train"]["run"])
+
+
+@pytest.mark.parametrize(
+    ("choose", "message"),
+    [
+        ("spice", "train.choose=spice needs spice, which validation does not measure; it measures bleu_1, "),
+        ("meteor-centred", "train.choose=meteor-centred needs METEOR: "),
+    ],
+)
+def test_a_strategy_that_validation_cannot_serve(
+    choose: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_meteor(monkeypatch, available=False)
+    load_meteor.cache_clear()
+    with pytest.raises(ConfigError, match=message):
+        check_strategy(choose)
+    load_meteor.cache_clear()
+    check_strategy("weighted:cider_d=1,val_loss=0.1")
+
+
+def test_a_wrong_strategy_is_refused_with_the_settings(document: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="unknown strategy 'cider'; known: "):
+        configure(document, choose="cider")
+    assert configure(document, choose="pareto").train.strategy == "pareto"
+    assert configure(document, metric="bleu_4").train.strategy == "bleu_4"
 
 
 def test_a_used_run_folder_names_resume(document: dict[str, Any], tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from raycap.pages import thumbnail
 from raycap.train.record import Clock, MetricsLog, Recorder, read_metrics
-from raycap.train.report import Sample, loss_figure, samples_page, smoothed, thumbnail
+from raycap.train.report import Sample, loss_figure, samples_page, smoothed
 from raycap.train.screen import clock_time, describe, draw_lines
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from raycap.pages import thumbnail
 from raycap.train.config import TrackingConfig
-from raycap.train.report import Sample, thumbnail
+from raycap.train.report import Sample
 from raycap.train.tracking import Tracker
 
 BLOCK = 32768  # the file is a LevelDB log: https://github.com/google/leveldb/blob/main/doc/log_format.md

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from raycap.config import ConfigError
 from raycap.decoding import DecodingConfig
-from raycap.models.base import CaptionGroup, CaptionModel
+from raycap.models.base import CaptionGroup, CaptionModel, Explanation
 from raycap.models.gpt2_cross.config import Gpt2CrossConfig
 from raycap.models.gpt2_cross.cross_attention import CrossAttention
 from raycap.models.gpt2_cross.group import SearchGroup, as_captions
@@ -137,6 +137,13 @@ class Gpt2Cross(CaptionModel):
         found = self._ready_decoder().caption(features, decoding)
         return [as_captions(of_image, self.tokenizer) for of_image in found]
 
+    def explain(self, features: Tensor, decoding: DecodingConfig) -> list[Explanation]:
+        """See CaptionModel.explain; the plain forward says why, whatever precision the decoder runs in."""
+        from raycap.models.gpt2_cross.explain import explain_hypotheses
+
+        (found,) = self._ready_decoder().caption(features, decoding)
+        return explain_hypotheses(self, features, found, max_tokens=decoding.max_tokens)
+
     def start(self, features: Tensor, decoding: DecodingConfig) -> SearchGroup:
         """See CaptionModel.start."""
         decoder = self._ready_decoder()
@@ -192,6 +199,12 @@ class Gpt2Cross(CaptionModel):
             self._inference["beside"] = beside._ready_decoder()
         self._decoder = None
         self._ready_decoder()
+
+    def to_transformers(self) -> Any:
+        """See CaptionModel.to_transformers."""
+        from raycap.models.gpt2_cross.export import to_transformers
+
+        return to_transformers(self)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """'new': cross-attention and feature norm; 'lora': GPT-2's adapters, where there are any."""
