@@ -73,3 +73,14 @@ def tiny_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     """The family of tests/tiny_family.py, as a user would add it: by name, found on the workers' path."""
     monkeypatch.setenv("RAYCAP_PLUGINS", "tiny_family")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny products gain nothing from more, and wait for each other on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

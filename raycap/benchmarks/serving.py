@@ -22,13 +22,11 @@ from raycap.benchmarks.featurize import sample_photos
 from raycap.benchmarks.load_process import run_load_in_process
 from raycap.benchmarks.load_report import LoadReport
 from raycap.benchmarks.peers_serve import (
-    peer_environment,
+    running_server,
     save_peer_models,
     start_engine_peer,
     start_fastapi_peer,
     start_serve_batch_peer,
-    stop,
-    wait_until_ready,
 )
 
 CLIENTS = (1, 8, 32)
@@ -182,13 +180,8 @@ def start_raycap(
     config.write_text(yaml.safe_dump(document))
     log = run.parent / "raycap.log"
     command = [str(Path(sys.executable).with_name("raycap")), "serve", str(config), f"--checkpoint={run}"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=peer_environment(threads))
-        try:
-            wait_until_ready(process, f"http://127.0.0.1:{port}/readyz", log)
-            yield f"http://127.0.0.1:{port}/v1/caption"
-        finally:
-            stop(process)
+    with running_server(command, threads=threads, log=log, ready=f"http://127.0.0.1:{port}/readyz"):
+        yield f"http://127.0.0.1:{port}/v1/caption"
 
 
 def overload_rows(run: Path, photos: list[bytes], *, threads: int, limit_s: float) -> list[dict[str, Any]]:

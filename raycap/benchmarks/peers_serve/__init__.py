@@ -70,17 +70,24 @@ def _peer(kind: str, folder: Path, *, port: int, threads: int, beams: int, dtype
         raise ValueError(f"no models in {folder}; make them with save_peer_models")
     arguments = [kind, str(folder), f"--port={port}", f"--threads={threads}", f"--beams={beams}"]
     command = [sys.executable, "-m", "raycap.benchmarks.peers_serve", *arguments, f"--dtype={dtype}"]
-    log = folder / f"{kind}.log"
+    log, ready = folder / f"{kind}.log", f"http://127.0.0.1:{port}/healthz"
+    with running_server(command, threads=threads, log=log, ready=ready):
+        yield f"http://127.0.0.1:{port}/v1/caption"
+
+
+@contextmanager
+def running_server(command: list[str], *, threads: int, log: Path, ready: str) -> Iterator[None]:
+    """A server that is measured, in a process of its own, from when the URL `ready` answers to the block's end."""
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=peer_environment(threads))
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=_environment(threads))
         try:
-            wait_until_ready(process, f"http://127.0.0.1:{port}/healthz", log)
-            yield f"http://127.0.0.1:{port}/v1/caption"
+            _wait_until_ready(process, ready, log)
+            yield
         finally:
-            stop(process)
+            _stop(process)
 
 
-def peer_environment(threads: int) -> dict[str, str]:
+def _environment(threads: int) -> dict[str, str]:
     """Of a server that is measured: a Ray of its own, so many threads."""
     defaults = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     environment = {**defaults, **os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}
@@ -88,7 +95,7 @@ def peer_environment(threads: int) -> dict[str, str]:
     return environment
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     """Returns when the peer answers."""
     deadline = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < deadline:
@@ -102,7 +109,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> N
     )
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
     """Ask it to end, then make it end."""
     process.terminate()
     try:
