@@ -7,10 +7,11 @@ the pydantic models.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import yaml
@@ -19,7 +20,7 @@ from cyclopts.config import Dict, Env
 from pydantic import ValidationError
 
 from raycap import __version__
-from raycap.config import ConfigError, describe_validation_error, load_document, preset_names
+from raycap.config import ConfigError, describe_validation_error, load_documents, preset_names
 
 COMMANDS = {
     "quickstart": "Everything once, offline, on this machine: drawings in, an HTTP caption out.",
@@ -27,6 +28,7 @@ COMMANDS = {
     "explore": "The prepared rows before training, as one HTML report: captions, photos, duplicates, oddities.",
     "featurize": "Rows to image features, once per image, on a pool of encoders.",
     "train": "Fine-tune a captioner on N workers.",
+    "tune": "Sweep over settings: many trials of train, the best one's checkpoint, and a report of what mattered.",
     "evaluate": "Caption a split with a checkpoint and score it; decodes as the checkpoint says, or flags.",
     "score": "Score anybody's captions against references, compare two; needs neither Ray nor network.",
     "document-frequency": "Count a set of captions for CIDEr-D: a training set's, for rewards and small sets.",
@@ -43,6 +45,7 @@ STAGE_BLOCKS = {
     "prepare": ("source", "data", "prepare"),
     "featurize": ("data", "encoder", "featurize"),
     "train": ("data", "encoder", "featurize", "model", "optim", "train", "tracking", "decoding"),
+    "tune": ("data", "encoder", "featurize", "model", "optim", "train", "tracking", "decoding", "tune"),
 }
 TAKES_PRESET = (*STAGE_BLOCKS, "explore")  # which needs none where the rows are named
 SHORTHANDS = {
@@ -52,12 +55,17 @@ SHORTHANDS = {
     "--limit": "--data.limit",
 }
 OWN_SHORT_FLAGS = ("caption", "debug")
+WITH_FAMILY = (
+    "train",
+    "tune",
+)  # commands that have a model family's settings as flags, and go on with --resume
+RESUMED = {"train": "run", "tune": "sweep"}  # what --resume takes
 DEFAULT_FAMILY = "gpt2_cross"  # whose flags `raycap train --help` shows where no preset is named
 NO_RUN = {"--help", "-h", "--version"}  # flags that print something and end
 
 
-def build_app(*, family: str = "") -> App:
-    """The command line; given a family, `train` has that family's settings as flags."""
+def build_app(*, family: str = "", chosen: str = "train") -> App:
+    """The command line; given a family, `train` and `tune` have that family's settings as flags."""
     app = App(
         name="raycap",
         version=__version__,
@@ -67,16 +75,23 @@ def build_app(*, family: str = "") -> App:
         result_action="return_value",
     )
     for name, text in COMMANDS.items():
-        if name != "train":
+        if name not in WITH_FAMILY:
             module = name.replace("-", "_")
             app.command(f"raycap.commands.{module}:{module}", name=name, help=text)
-    if family:
-        from raycap.commands.train import train_command  # loads torch
-
-        app.command(train_command(family), name="train")
-    else:
-        app.command("raycap.commands.train:train_command", name="train", help=COMMANDS["train"])
+    for name in WITH_FAMILY:
+        path = f"raycap.commands.{name}:{name}_command"
+        if not family:
+            app.command(path, name=name, help=COMMANDS[name])
+        elif name == chosen:
+            app.command(import_from(path)(family), name=name)  # loads torch
     return app
+
+
+def import_from(path: str) -> Callable[[str], Callable[..., None]]:
+    """The function that `module:name` names."""
+    module, _, name = path.partition(":")
+    found: Callable[[str], Callable[..., None]] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -107,7 +122,7 @@ def configured_app(tokens: Sequence[str]) -> App:
         ConfigError: as `read_document`, or an unknown family.
     """
     document = read_document(tokens)
-    app = build_app(family=choose_family(tokens, document))
+    app = build_app(family=choose_family(tokens, document), chosen="".join(tokens[:1]))
     # below the command's name: at the root cyclopts drops keys that are commands too, such as `train`
     app.config = [Env("RAYCAP_", command=False), Dict(dict.fromkeys(tokens[:1], document))]
     return app
@@ -130,12 +145,13 @@ def read_document(tokens: Sequence[str]) -> dict[str, Any]:
     if not tokens or tokens[0] not in TAKES_PRESET:
         return {}
     command, *rest = tokens
-    source = find_resumed(rest) if command == "train" else ""
+    source = find_resumed(rest, command=command) if command in WITH_FAMILY else ""
     if source:
-        document = read_run(source)
+        document = read_run(source, command=command)
     elif rest and not rest[0].startswith("-"):
         source = rest[0]
-        document = load_document(source)
+        more = rest[1:2] if command == "tune" and not "".join(rest[1:2]).startswith("-") else []
+        document = load_documents(source, *more)
     elif NO_RUN & set(rest) or names_data(tokens):
         return {}
     else:
@@ -149,6 +165,10 @@ def read_document(tokens: Sequence[str]) -> dict[str, Any]:
     known = {block for blocks in STAGE_BLOCKS.values() for block in blocks}
     if unknown := sorted(set(document) - known):
         raise ConfigError(f"{source}: unknown block {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    if isinstance(
+        document.get("tune"), dict
+    ):  # the space is no flag: the command reads it from the files itself
+        document["tune"] = {name: value for name, value in document["tune"].items() if name != "space"}
     return {block: document[block] for block in STAGE_BLOCKS[tokens[0]] if block in document}
 
 
@@ -167,12 +187,13 @@ def explored_blocks(document: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def find_resumed(rest: Sequence[str]) -> str:
+def find_resumed(rest: Sequence[str], *, command: str = "train") -> str:
     """The run of `--resume RUN` or `--resume=RUN`; "" where none is resumed.
 
     Raises:
         ConfigError: no run named, or a preset or settings beside it, which would have no effect.
     """
+    kind = RESUMED[command]
     for place, token in enumerate(rest):
         flag, equals, value = token.partition("=")
         if flag != "--resume":
@@ -180,18 +201,21 @@ def find_resumed(rest: Sequence[str]) -> str:
         run = value if equals else "".join(rest[place + 1 : place + 2])
         others = [*rest[:place], *rest[place + (1 if equals else 2) :]]
         if not run or run.startswith("-"):
-            raise ConfigError("--resume needs the folder of a run: raycap train --resume RUN")
+            raise ConfigError(
+                f"--resume needs the folder of a {kind}: raycap {command} --resume {kind.upper()}"
+            )
         if ignored := [other for other in others if other not in NO_RUN]:
             raise ConfigError(
-                f"--resume goes on with the run's own settings and takes no others (got {' '.join(ignored)}); "
-                f"leave them out, or train anew: raycap train {run.rstrip('/')}/config.yaml --run NEW ..."
+                f"--resume goes on with the {kind}'s own settings and takes no others (got {' '.join(ignored)}); "
+                f"leave them out, or {command} anew: raycap {command} {run.rstrip('/')}/config.yaml "
+                f"{'--run' if command == 'train' else '--tune.run'} NEW ..."
             )
         return run
     return ""
 
 
-def read_run(run: str) -> dict[str, Any]:
-    """The settings that a run (a folder or URI) was trained with.
+def read_run(run: str, *, command: str = "train") -> dict[str, Any]:
+    """The settings that a run or a sweep (a folder or URI) was made with.
 
     Raises:
         ConfigError: no run there, or its config.yaml is damaged.
@@ -203,7 +227,7 @@ def read_run(run: str) -> dict[str, Any]:
         document = yaml.safe_load(storage.read_bytes(path))
     except FileNotFoundError:
         raise ConfigError(
-            f"no run at {run}: {path} is not there; give the folder that `raycap train` made"
+            f"no {RESUMED[command]} at {run}: {path} is not there; give the folder that `raycap {command}` made"
         ) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
@@ -213,11 +237,11 @@ def read_run(run: str) -> dict[str, Any]:
 
 
 def choose_family(tokens: Sequence[str], document: dict[str, Any]) -> str:
-    """The family whose flags `train` has: by flag, environment or preset; "" for other commands.
+    """The family whose flags `train` and `tune` have: by flag, environment or preset; "" for other commands.
 
     Another family than the preset's takes none of the preset's model settings: they are removed from `document`.
     """
-    if not tokens or tokens[0] != "train":
+    if not tokens or tokens[0] not in WITH_FAMILY:
         return ""
     preset = document.get("model")
     preset_family = preset.get("family", "") if isinstance(preset, dict) else ""

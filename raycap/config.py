@@ -86,6 +86,20 @@ def load_document(preset: str) -> dict[str, Any]:
     return document
 
 
+def load_documents(preset: str, *files: str) -> dict[str, Any]:
+    """A preset with the blocks of more presets or YAML files laid over it, setting by setting.
+
+    Raises:
+        ConfigError: as `load_document`.
+    """
+    document = load_document(preset)
+    for file in files:
+        for block, settings in load_document(file).items():
+            both = isinstance(settings, dict) and isinstance(document.get(block), dict)
+            document[block] = {**document[block], **settings} if both else settings
+    return document
+
+
 def describe_validation_error(error: ValidationError) -> str:
     """One line for each wrong setting: its dotted name, what came and what is allowed."""
     return "\n".join(_describe(item) for item in error.errors(include_url=False))

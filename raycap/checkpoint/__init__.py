@@ -6,6 +6,7 @@ or not at all.
 Knows nothing of the loop: what a training state holds is the loop's business.
 """
 
+from raycap.checkpoint.copying import copy
 from raycap.checkpoint.finding import Found, find_checkpoints
 from raycap.checkpoint.manifest import (
     CheckpointError,
@@ -41,6 +42,7 @@ __all__ = [
     "RunCheckpoints",
     "TrainingState",
     "choose_kept",
+    "copy",
     "count_weights",
     "find_checkpoints",
     "git_commit",

@@ -2,7 +2,7 @@
 
 Knows a model family only by its contract (raycap/models/base.py): `forward(batch)`, `caption(features)`.
 Ray is imported when a run starts, after `raycap.data.start_ray` has set its environment. Sweeps use
-`raycap.train.launch.fit` over `raycap.train.rows.load_rows`.
+`raycap.train.launch.start` over `raycap.train.rows.load_rows`.
 """
 
 from raycap.train.config import OptimConfig, TrackingConfig, TrainConfig, TrainOptions

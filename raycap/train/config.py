@@ -111,6 +111,8 @@ class TrackingConfig(Frozen):
     """W&B project."""
     name: str = ""
     """Name of the run there; the run folder's name by default."""
+    group: str = ""
+    """Runs of one group stand together there; a sweep's trials are one, by default under the sweep folder's name."""
 
 
 class TrainConfig(Frozen):

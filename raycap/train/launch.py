@@ -72,15 +72,30 @@ def resume(run: str) -> str:
     return start(TrainConfig.model_validate(yaml.safe_load(storage.read_bytes(path))), run=run)
 
 
-def start(config: TrainConfig, *, run: str) -> str:
-    """Check, read the data, train, with progress on the terminal."""
+def start(
+    config: TrainConfig,
+    *,
+    run: str,
+    rows: Rows | None = None,
+    callbacks: Sequence[ray.train.UserCallback] = (),
+    shown: bool = True,
+) -> str:
+    """Check, read the data, train (from the newest checkpoint of `run`), with progress on the terminal.
+
+    Args:
+        config: of the run.
+        run: its folder, absolute.
+        rows: read already, as a sweep's trials share them.
+        callbacks: to which metrics are reported once an epoch.
+        shown: whether there is a terminal to show progress on.
+    """
     config = with_absolute_paths(config, run=run)
     newest = RunCheckpoints(run).newest_valid()
     if newest and read_manifest(newest).epoch >= config.train.epochs:
         logger.warning("%s has all its %d epochs; nothing is left to do", run, config.train.epochs)
         return run
     check(config, run=run)
-    rows = load_rows(config)
+    rows = rows or load_rows(config)
     if newest and read_manifest(newest).encoder.fingerprint != rows.encoder.fingerprint:
         raise ConfigError(
             f"{run} was trained on features of another encoder than {config.encoder.name} is now; "
@@ -88,9 +103,12 @@ def start(config: TrainConfig, *, run: str) -> str:
         )
     document = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     storage.write_bytes(storage.join(run, CONFIG), document.encode())
+    if not shown:
+        fit(config, run=run, rows=rows, callbacks=callbacks)
+        return run
     board = Board()
     with watched(board):
-        fit(config, run=run, rows=rows, board=board)
+        fit(config, run=run, rows=rows, board=board, callbacks=callbacks)
     return run
 
 

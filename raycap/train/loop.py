@@ -17,6 +17,7 @@ from raycap.train.batches import plain_batches, training_batches, windows
 from raycap.train.collective import rank
 from raycap.train.optim import learning_rate_scale, set_learning_rates
 from raycap.train.rows import training_feature_rows
+from raycap.train.seconds import Stopwatch
 from raycap.train.step import (
     NonFiniteError,
     StepTotals,
@@ -38,44 +39,52 @@ def train_worker(settings: dict[str, Any]) -> str:
         "" when the run is complete, else the sentence that says why it had to stop. Returned and not raised:
         Ray replaces a worker that raises, and a loss that is not finite would be met again and again.
     """
-    worker = start_worker(Job.from_settings(settings))
+    stopwatch = Stopwatch()
+    worker = start_worker(Job.from_settings(settings), stopwatch)
     if isinstance(worker, str):
         return worker
-    options, optim = worker.job.config.train, worker.job.config.optim
     warmup = warmup_share(worker)
-    while worker.progress.epoch < options.epochs:
-        worker.model.train()
-        for window in windows(epoch_batches(worker), size=optim.accumulate):
-            step = worker.progress.step + 1
-            torch.manual_seed(step_seed(options.seed, epoch=worker.progress.epoch, step=step, rank=rank()))
-            totals = backward_window(worker.parallel, window, empty=worker.empty, precision=options.precision)
-            if totals.images == 0:  # every rank has run out of images
-                break
-            norm = scale_and_clip(worker.parameters, count=totals.count, clip_norm=optim.clip_norm)
-            try:
-                check_finite(totals, norm=norm, step=step)
-            except NonFiniteError as error:
-                return (
-                    f"{error}; nothing of it is saved. Look for broken features, or start anew with a lower rate: "
-                    "raycap train RUN/config.yaml --run NEW --optim.lr ..."
-                )
-            before = worker.share()
-            keys = [batch["image_key"] for batch in window]
-            worker.progress.count_step(
-                keys, images=totals.images, loss_sum=totals.loss_sum, count=totals.count
-            )
-            scale = learning_rate_scale(optim, before=before, after=worker.share(), warmup=warmup)
-            rates = set_learning_rates(worker.optimizer, scale=scale)
-            worker.optimizer.step()
-            worker.optimizer.zero_grad()
-            worker.average.update(step)
-            record_step(worker, totals, norm=norm, rates=rates)
-            if options.checkpoint_every_steps and step % options.checkpoint_every_steps == 0:
-                worker.save({})
-        worker.optimizer.zero_grad()
-        ray.train.report(finish_epoch(worker))
+    while worker.progress.epoch < worker.job.config.train.epochs:
+        with stopwatch.phase("training"):
+            error = train_epoch(worker, warmup=warmup)
+        if error:
+            return error
+        ray.train.report({**finish_epoch(worker), **stopwatch.take()})
     if worker.recorder:
         worker.recorder.close(resolve(worker.job.run))
+    return ""
+
+
+def train_epoch(worker: Worker, *, warmup: float) -> str:
+    """Every image that the epoch has left; "" or the sentence that says why training must stop."""
+    options, optim = worker.job.config.train, worker.job.config.optim
+    worker.model.train()
+    for window in windows(epoch_batches(worker), size=optim.accumulate):
+        step = worker.progress.step + 1
+        torch.manual_seed(step_seed(options.seed, epoch=worker.progress.epoch, step=step, rank=rank()))
+        totals = backward_window(worker.parallel, window, empty=worker.empty, precision=options.precision)
+        if totals.images == 0:  # every rank has run out of images
+            break
+        norm = scale_and_clip(worker.parameters, count=totals.count, clip_norm=optim.clip_norm)
+        try:
+            check_finite(totals, norm=norm, step=step)
+        except NonFiniteError as error:
+            return (
+                f"{error}; nothing of it is saved. Look for broken features, or start anew with a lower rate: "
+                "raycap train RUN/config.yaml --run NEW --optim.lr ..."
+            )
+        before = worker.share()
+        keys = [batch["image_key"] for batch in window]
+        worker.progress.count_step(keys, images=totals.images, loss_sum=totals.loss_sum, count=totals.count)
+        scale = learning_rate_scale(optim, before=before, after=worker.share(), warmup=warmup)
+        rates = set_learning_rates(worker.optimizer, scale=scale)
+        worker.optimizer.step()
+        worker.optimizer.zero_grad()
+        worker.average.update(step)
+        record_step(worker, totals, norm=norm, rates=rates)
+        if options.checkpoint_every_steps and step % options.checkpoint_every_steps == 0:
+            worker.save({})
+    worker.optimizer.zero_grad()
     return ""
 
 
@@ -121,14 +130,16 @@ def record_step(worker: Worker, totals: StepTotals, *, norm: float, rates: Mappi
 def finish_epoch(worker: Worker) -> dict[str, Any]:
     """Validate, write the epoch down, save; returns the metrics to report. Every rank must call it."""
     progress, recorder = worker.progress, worker.recorder
-    finish_model(worker)
-    metrics, captions = run_validation(worker)
+    with worker.stopwatch.phase("validation"):
+        finish_model(worker)
+        metrics, captions = run_validation(worker)
     train_loss = progress.next_epoch()
     metrics = {"train_loss": train_loss, **metrics}
     row = {"step": progress.step, "epoch": progress.epoch, **metrics}
-    if recorder:
-        recorder.epoch(row, captions)
-    worker.save(metrics)
+    with worker.stopwatch.phase("checkpoint"):
+        if recorder:
+            recorder.epoch(row, captions)
+        worker.save(metrics)
     return row
 
 

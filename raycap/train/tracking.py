@@ -47,6 +47,7 @@ class Tracker:
         self.run = wandb.init(
             project=tracking.project,
             name=tracking.name or name,
+            group=tracking.group or None,
             id=hashlib.sha256(run.encode()).hexdigest()[:16],
             resume="allow",
             mode="offline" if tracking.wandb == "offline" else "online",

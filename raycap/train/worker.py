@@ -29,6 +29,7 @@ from raycap.train.optim import WeightAverage, build_optimizer
 from raycap.train.record import Clock, MetricsLog, Recorder
 from raycap.train.report import Sample
 from raycap.train.screen import Board, BoardHandler
+from raycap.train.seconds import Stopwatch
 from raycap.train.state import Progress, pack_state, unpack_state
 from raycap.train.tracking import Tracker
 
@@ -93,6 +94,7 @@ class Worker:
     checkpoints: RunCheckpoints
     progress: Progress
     recorder: Recorder | None
+    stopwatch: Stopwatch
 
     def share(self) -> float:
         """Share of the run's images already seen."""
@@ -111,7 +113,7 @@ class Worker:
         if superseded(self.job):
             raise SupersededError(superseded(self.job))
         state = pack_state(self.progress, seen, self.optimizer, self.average)
-        with self.average.applied():
+        with self.stopwatch.phase("checkpoint"), self.average.applied():
             self.checkpoints.save_step(
                 self.model,
                 model_config=self.job.config.model,
@@ -126,7 +128,7 @@ class Worker:
             )
 
 
-def start_worker(job: Job) -> Worker | str:
+def start_worker(job: Job, stopwatch: Stopwatch) -> Worker | str:
     """This rank ready to train; or a sentence where any rank cannot. Every rank must call it."""
     seed_everything(job.config.train.seed)
     if rank() == 0 and job.board:
@@ -168,6 +170,7 @@ def start_worker(job: Job) -> Worker | str:
         checkpoints=checkpoints,
         progress=progress,
         recorder=None,
+        stopwatch=stopwatch,
     )
     if rank() == 0:
         worker.recorder = start_recorder(worker)

@@ -25,8 +25,14 @@ def test_stage_blocks_are_the_fields_of_the_configs() -> None:
     from raycap.data.featurize import FeaturizeConfig
     from raycap.data.prepare import PrepareConfig
     from raycap.train import TrainConfig
+    from raycap.tune import SweepConfig
 
-    configs = {"prepare": PrepareConfig, "featurize": FeaturizeConfig, "train": TrainConfig}
+    configs = {
+        "prepare": PrepareConfig,
+        "featurize": FeaturizeConfig,
+        "train": TrainConfig,
+        "tune": SweepConfig,
+    }
     assert {name: set(config.model_fields) for name, config in configs.items()} == {
         name: set(blocks) for name, blocks in cli.STAGE_BLOCKS.items()
     }
@@ -226,7 +232,7 @@ def test_evaluate_takes_the_scoring_options_too(monkeypatch: pytest.MonkeyPatch)
     )
 
 
-@pytest.mark.parametrize("name", ["score", "document_frequency", "evaluate"])
+@pytest.mark.parametrize("name", ["score", "document_frequency", "evaluate", "tune"])
 def test_a_job_is_its_command(name: str) -> None:
     """`python jobs/X.py --help` is `raycap X --help`."""
     root = Path(__file__).resolve().parents[2]
@@ -259,7 +265,62 @@ def test_train_gets_every_block_of_its_preset(monkeypatch: pytest.MonkeyPatch) -
     assert seen == [command.stage.TrainConfig.from_document(document)]
 
 
-@pytest.mark.parametrize("command", ["prepare", "featurize", "train"])
+def test_tune_lays_a_second_file_over_its_preset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The space's dotted names are no flags, and travel beside the settings that are."""
+    from raycap.commands import tune as command
+
+    seen: list[Any] = []
+    monkeypatch.setattr(command, "start_ray", lambda: None)
+    monkeypatch.setattr(command.stage, "tune", lambda config: seen.append(config) or "made")
+    space = {"optim.lr": "loguniform 1e-4 1e-2", "model.lora.rank": "choice 4 8"}
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        yaml.safe_dump({"tune": {"run": "R", "space": space, "trials": 3}, "train": {"epochs": 2}})
+    )
+    cli.main(["tune", "shapes", str(file), "--tune.trials", "4", "--model.head-dim", "8"])
+    (config,) = seen
+    assert (config.tune.space, config.tune.trials, config.tune.run) == (space, 4, "R")
+    assert (config.train.epochs, config.model.head_dim, config.model.lora.rank) == (2, 8, 16)
+    assert config.train.batch_size == load_document("shapes")["train"]["batch_size"]
+
+
+def test_a_preset_may_hold_its_space(tmp_path: Path) -> None:
+    """And `train` takes the rest of it."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        yaml.safe_dump({**load_document("shapes"), "tune": {"run": "R", "space": {"optim.lr": "x"}}})
+    )
+    assert "tune" not in cli.read_document(["train", str(file)])
+    assert cli.read_document(["tune", str(file)])["tune"] == {"run": "R"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"space": {"optim.lrr": "uniform 0.1 1"}},
+            "there is no setting 'optim.lrr'; did you mean optim.lr?",
+        ),
+        ({}, "tune.space is empty"),
+        ({"space": {"optim.lr": "uniform 0.1 1"}, "algorithm": "pbt"}, "pbt does nothing over Ray Train"),
+        ({"space": {"optim.lr": "uniform 0.1 1"}, "trails": 3}, "trails"),
+    ],
+)
+def test_what_a_sweep_cannot_follow_is_said_before_ray_starts(
+    settings: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump({"tune": {"run": "R", **settings}}))
+    assert message in run("tune", "shapes", str(file), code=2, capsys=capsys)
+
+
+def test_resuming_a_sweep_takes_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "raycap tune --resume SWEEP" in run("tune", "--resume", code=2, capsys=capsys)
+    assert "takes no others (got shapes)" in run("tune", "shapes", "--resume", "S", code=2, capsys=capsys)
+    assert "no sweep at /nowhere" in run("tune", "--resume", "/nowhere", code=2, capsys=capsys)
+
+
+@pytest.mark.parametrize("command", ["prepare", "featurize", "train", "tune"])
 def test_help_names_no_variable_that_is_not_read(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """RAYCAP_PRESET and RAYCAP_RESUME stood there; which preset it is must be known before the flags are."""
     cli.main([command, "--help"])

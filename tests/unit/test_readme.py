@@ -41,8 +41,11 @@ def test_commands_are_found() -> None:
 
 
 @pytest.mark.parametrize("tokens", raycap_commands(), ids=" ".join)
-def test_every_command_parses(tokens: list[str]) -> None:
+def test_every_command_parses(tokens: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`raycap caption ... --beams 5` stood here while the command had no such flag."""
+    monkeypatch.chdir(tmp_path)
+    (sweep,) = re.findall(r"```yaml\n(# sweep.yaml.*?)```", README, flags=re.DOTALL)
+    Path("sweep.yaml").write_text(sweep)
     tokens = cli.expand_shorthands(tokens)
     _, bound, unused, *_ = cli.configured_app(tokens).parse_known_args(tokens)
     assert not unused

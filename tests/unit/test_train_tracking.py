@@ -42,7 +42,7 @@ def test_offline_run_holds_metrics_samples_and_the_checkpoint(tmp_path: Path) ->
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "model.safetensors").write_bytes(b"weights")
-    tracking = TrackingConfig(wandb="offline", project="tests", name="mine")
+    tracking = TrackingConfig(wandb="offline", project="tests", name="mine", group="a-sweep")
     tracker = Tracker(tracking, run=str(tmp_path), config={"optim": {"lr": 0.5}})
     for step in range(1, 21):
         tracker.step({"step": step, "loss": 1.0 / step, "lr": 0.1})
@@ -53,7 +53,7 @@ def test_offline_run_holds_metrics_samples_and_the_checkpoint(tmp_path: Path) ->
 
     found = finished_records(tmp_path)
     (run,) = [record.run for record in found if record.WhichOneof("record_type") == "run"]
-    assert (run.project, run.display_name) == ("tests", "mine")
+    assert (run.project, run.display_name, run.run_group) == ("tests", "mine", "a-sweep")
     assert {item.key: item.value_json for item in run.config.update}["optim"] == '{"lr":0.5}'
     history = [
         {"/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}

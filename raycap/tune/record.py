@@ -1,0 +1,107 @@
+"""What is known of every trial, one JSON file each beside its run: enough to rank them, and to go on after a kill.
+
+Written by the sweep's driver alone, whole or not at all. Knows nothing of Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from raycap import storage
+from raycap.config import Frozen
+from raycap.train.record import EPOCH, read_metrics
+from raycap.tune.settings import TRIALS, trial_folder
+
+TRIAL = "trial.json"
+PHASES = ("loading_s", "training_s", "validation_s", "checkpoint_s")
+NOT_METRICS = {"kind", "step", "epoch", "samples", *PHASES}
+
+
+class TrialRecord(Frozen):
+    """A trial, as far as it has come."""
+
+    number: int
+    settings: dict[str, Any]
+    """Dotted settings to values, drawn or (the baseline's) the preset's own."""
+    state: Literal["begun", "finished", "stopped", "failed"] = "begun"
+    """stopped: asha ended it early."""
+    reason: str = ""
+    """Why it failed."""
+    epoch: int = 0
+    """Epochs done."""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Wall-clock seconds by phase, and `total`, from the trial's start to its end, over all attempts."""
+    metrics: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Of every epoch, by its number."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it is left to do."""
+        return self.state != "begun"
+
+    def changed(self, **fields: Any) -> TrialRecord:
+        """The record with some fields replaced."""
+        return TrialRecord.model_validate({**self.model_dump(), **fields})
+
+    def with_epoch(self, row: Mapping[str, Any]) -> TrialRecord:
+        """The record after an epoch was reported; an epoch that is known already changes nothing but its metrics."""
+        known = str(row["epoch"]) in self.metrics
+        metrics = {name: float(value) for name, value in row.items() if is_metric(name, value)}
+        seconds = dict(self.seconds)
+        for phase in PHASES:
+            if not known and phase in row:
+                seconds[phase] = seconds.get(phase, 0.0) + float(row[phase])
+        return self.changed(
+            epoch=max(self.epoch, int(row["epoch"])),
+            metrics={**self.metrics, str(row["epoch"]): metrics},
+            seconds=seconds,
+        )
+
+    def values(self, metric: str) -> list[tuple[int, float]]:
+        """(epoch, value) of a metric, by epoch."""
+        return sorted((int(epoch), row[metric]) for epoch, row in self.metrics.items() if metric in row)
+
+    def best(self, metric: str, *, lower: bool) -> float | None:
+        """The best value that any epoch had."""
+        found = [value for _, value in self.values(metric)]
+        return (min if lower else max)(found) if found else None
+
+
+def is_metric(name: str, value: Any) -> bool:
+    """Whether a reported field is one of training's metrics."""
+    return name not in NOT_METRICS and isinstance(value, float)
+
+
+def write_trial(sweep: str, record: TrialRecord) -> None:
+    """Write a trial's record."""
+    path = storage.join(trial_folder(sweep, record.number), TRIAL)
+    storage.write_json(path, record.model_dump(mode="json"))
+
+
+def read_trial(sweep: str, number: int) -> TrialRecord:
+    """A trial's record.
+
+    Raises:
+        FileNotFoundError: no such trial.
+    """
+    return TrialRecord.model_validate(storage.read_json(storage.join(trial_folder(sweep, number), TRIAL)))
+
+
+def read_trials(sweep: str) -> dict[int, TrialRecord]:
+    """All trials of a sweep, by number."""
+    folder = storage.join(sweep, TRIALS)
+    numbers = [int(name) for name in storage.list_names(folder) if name.isdecimal()]
+    there = [n for n in numbers if storage.exists(storage.join(trial_folder(sweep, n), TRIAL))]
+    return {number: read_trial(sweep, number) for number in sorted(there)}
+
+
+def recorded_epochs(run: str, *, done: int) -> list[dict[str, Any]]:
+    """What a run wrote of its first `done` epochs: the rows that it reported, without their seconds."""
+    return [
+        {name: value for name, value in row.items() if name not in {"kind", "samples"}}
+        for row in read_metrics(run)
+        if row["kind"] == EPOCH and row["epoch"] <= done
+    ]
