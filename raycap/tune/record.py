@@ -17,7 +17,8 @@ from raycap.tune.settings import TRIALS, trial_folder
 
 TRIAL = "trial.json"
 PHASES = ("loading_s", "training_s", "validation_s", "checkpoint_s")
-NOT_METRICS = {"kind", "step", "epoch", "samples", *PHASES}
+TUNES_OWN = {"time_this_iter_s", "time_total_s", "time_since_restore"}  # that Ray Tune puts beside a report
+NOT_METRICS = {"kind", "step", "epoch", "samples", *PHASES, *TUNES_OWN}
 
 
 class TrialRecord(Frozen):
@@ -47,12 +48,13 @@ class TrialRecord(Frozen):
         return TrialRecord.model_validate({**self.model_dump(), **fields})
 
     def with_epoch(self, row: Mapping[str, Any]) -> TrialRecord:
-        """The record after an epoch was reported; an epoch that is known already changes nothing but its metrics."""
-        known = str(row["epoch"]) in self.metrics
+        """The record after an epoch was reported; one that is known already changes nothing."""
+        if str(row["epoch"]) in self.metrics:
+            return self
         metrics = {name: float(value) for name, value in row.items() if is_metric(name, value)}
         seconds = dict(self.seconds)
         for phase in PHASES:
-            if not known and phase in row:
+            if phase in row:
                 seconds[phase] = seconds.get(phase, 0.0) + float(row[phase])
         return self.changed(
             epoch=max(self.epoch, int(row["epoch"])),
