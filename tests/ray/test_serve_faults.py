@@ -154,6 +154,11 @@ def test_a_rolling_update_a_broken_one_and_the_way_back(service: Service, runs: 
 
 
 def test_replicas_follow_a_load_step_up_and_down(service: Service, runs: list[Path]) -> None:
+    """A queue that holds all clients refuses none.
+
+    With 16 places for 32 clients some were: while a new replica is asked how busy it is, requests wait, and most of
+    them may wait at one ingress.
+    """
     scaling = {
         "min_replicas": 1,
         "max_replicas": 3,

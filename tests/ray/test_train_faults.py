@@ -90,11 +90,10 @@ def after_resume(processes: list[list[list[int]]], *, images: int) -> tuple[list
     return in_order[:images], in_order[images:]
 
 
-@pytest.mark.parametrize("damaged", [False, True])
-def test_a_killed_driver_is_continued(
-    document: dict[str, Any], tmp_path: Path, damaged: bool, caplog: pytest.LogCaptureFixture
+def test_a_killed_driver_is_continued_past_a_damaged_checkpoint(
+    document: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also where the newest checkpoint is damaged: then from the one before it, with a warning."""
+    """From the one before the newest, with a warning; a killed sweep's test goes on from a whole one."""
     import ray
 
     document["model"]["seconds"] = 0.5
@@ -111,23 +110,21 @@ def test_a_killed_driver_is_continued(
     checkpoints = RunCheckpoints(str(run))
     newest = checkpoints.newest_valid()
     assert newest is not None
-    if damaged:
-        weights = bytearray((Path(newest) / "model.safetensors").read_bytes())
-        weights[-1] ^= 1
-        (Path(newest) / "model.safetensors").write_bytes(weights)
-        before = checkpoints.newest_valid()
-        assert before is not None
-        assert before != newest
-        newest = before
-    assert read_manifest(newest).epoch == 0  # inside the first epoch
-    state = read_training(newest)
+    weights = bytearray((Path(newest) / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (Path(newest) / "model.safetensors").write_bytes(weights)
+    before = checkpoints.newest_valid()
+    assert before is not None
+    assert before != newest
+    assert read_manifest(before).epoch == 0  # inside the first epoch
+    state = read_training(before)
     assert state is not None
     seen = state.tensors["seen"].tolist()
-    assert len(seen) == len(set(seen)) == IMAGES_A_STEP * read_manifest(newest).step
+    assert len(seen) == len(set(seen)) == IMAGES_A_STEP * read_manifest(before).step
 
     caplog.clear()
     assert resume(str(run)) == str(run)
-    assert ("passing over a damaged checkpoint" in caplog.text) == damaged
+    assert "passing over a damaged checkpoint" in caplog.text
     later = [batches for pid, batches in batches_by_process(tmp_path / "log").items() if pid not in killed_at]
     assert len(later) == 2
     rest, next_epoch = after_resume(later, images=IMAGES - len(seen))
