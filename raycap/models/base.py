@@ -129,6 +129,13 @@ class CaptionModel(nn.Module, ABC):
         """Trainable parameters by the learning rate they take: 'new' (optim.lr), 'lora' (optim.lora_lr)."""
         return {"new": [parameter for parameter in self.parameters() if parameter.requires_grad]}
 
+    def watched(self) -> dict[str, Tensor]:
+        """Scalars of the model's state that are worth a curve while it trains, by name; none by default.
+
+        Names that share what stands before their slash ("gate/00", "gate/01") share a plot.
+        """
+        return {}
+
     def finish(self, rows: Iterable[dict[str, Any]]) -> None:
         """Build from the training rows what gradient steps alone do not (a caption bank, say)."""
 

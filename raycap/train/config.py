@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from raycap import choosing
 from raycap.config import DataConfig, Frozen
@@ -15,6 +15,12 @@ from raycap.data.featurize import FeaturizeOptions
 from raycap.decoding import DecodingConfig
 from raycap.models import ModelConfig
 from raycap.vision import EncoderConfig
+
+
+def spelled_off(value: object) -> object:
+    """`off` again, which YAML takes for false where it stands without quotes."""
+    return "off" if value is False else value
+
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -50,7 +56,7 @@ class TrainOptions(Frozen):
     """The run: where it goes, how long it takes, what it runs on."""
 
     run: str
-    """Folder (or URI) of the run: checkpoints, metrics.jsonl, loss.png, samples.html."""
+    """Folder (or URI) of the run: checkpoints, metrics.jsonl, loss.png, curves.png, samples.html."""
     epochs: int = Field(default=5, ge=1)
     """Passes over the training images."""
     batch_size: int = Field(default=32, ge=1)
@@ -103,16 +109,20 @@ class TrainOptions(Frozen):
 
 
 class TrackingConfig(Frozen):
-    """Weights & Biases: loss, metrics, a table of samples and the best checkpoint as an artifact."""
+    """Where a run is tracked besides its own folder: Weights & Biases, TensorBoard."""
 
-    wandb: Literal["off", "online", "offline"] = "off"
-    """offline writes to RUN/wandb, to be sent later with `wandb sync`."""
+    wandb: Annotated[Literal["off", "online", "offline"], BeforeValidator(spelled_off)] = "off"
+    """Curves, a table of samples over all epochs, checkpoints; offline writes to RUN/wandb, for `wandb sync` later."""
     project: str = "raycap"
     """W&B project."""
     name: str = ""
     """Name of the run there; the run folder's name by default."""
     group: str = ""
     """Runs of one group stand together there; a sweep's trials are one, by default under the sweep folder's name."""
+    checkpoints: Literal["end", "epoch", "never"] = "end"
+    """When best-metric, best-loss and last go to W&B as artifacts; where they changed, after each epoch."""
+    tensorboard: bool = False
+    """Write scalars and sample captions to RUN/tensorboard as well."""
 
 
 class TrainConfig(Frozen):

@@ -9,13 +9,15 @@ import ray.train
 import torch
 
 from raycap import choosing
-from raycap.checkpoint import LOSS_KEY, resolve
+from raycap.checkpoint import LOSS_KEY
 from raycap.metrics.measure import METEOR, load_meteor
 from raycap.models import CaptionModel
 from raycap.schema import CaptionBatch
 from raycap.train.batches import plain_batches, training_batches, windows
 from raycap.train.collective import rank
+from raycap.train.memory import begin_peak, peak_memory
 from raycap.train.optim import learning_rate_scale, set_learning_rates
+from raycap.train.record import tracks
 from raycap.train.rows import training_feature_rows
 from raycap.train.seconds import Stopwatch
 from raycap.train.step import (
@@ -26,7 +28,7 @@ from raycap.train.step import (
     scale_and_clip,
     step_seed,
 )
-from raycap.train.validation import score_captions, validate, validation_decoding
+from raycap.train.validation import Validated, score_captions, validate, validation_decoding
 from raycap.train.worker import Job, Worker, start_worker
 
 TRAIN, REMAINING, VAL = "train", "remaining", "val"  # names of the datasets a worker has shards of
@@ -51,7 +53,7 @@ def train_worker(settings: dict[str, Any]) -> str:
             return error
         ray.train.report({**finish_epoch(worker), **stopwatch.take()})
     if worker.recorder:
-        worker.recorder.close(resolve(worker.job.run))
+        worker.recorder.close()
     return ""
 
 
@@ -59,6 +61,7 @@ def train_epoch(worker: Worker, *, warmup: float) -> str:
     """Every image that the epoch has left; "" or the sentence that says why training must stop."""
     options, optim = worker.job.config.train, worker.job.config.optim
     worker.model.train()
+    begin_peak(worker.device)
     for window in windows(epoch_batches(worker), size=optim.accumulate):
         step = worker.progress.step + 1
         torch.manual_seed(step_seed(options.seed, epoch=worker.progress.epoch, step=step, rank=rank()))
@@ -123,6 +126,7 @@ def record_step(worker: Worker, totals: StepTotals, *, norm: float, rates: Mappi
         "images": totals.images,
         "tokens": int(totals.count),
         **{name: float(value) for name, value in totals.logs.items()},
+        **(worker.watched() if tracks(worker.progress.step) else {}),
     }
     worker.recorder.step(row, share=worker.share())
 
@@ -132,14 +136,15 @@ def finish_epoch(worker: Worker) -> dict[str, Any]:
     progress, recorder = worker.progress, worker.recorder
     with worker.stopwatch.phase("validation"):
         finish_model(worker)
-        metrics, captions = run_validation(worker)
-    train_loss = progress.next_epoch()
-    metrics = {"train_loss": train_loss, **metrics}
-    row = {"step": progress.step, "epoch": progress.epoch, **metrics}
+        found = run_validation(worker)
+    metrics = {"train_loss": progress.next_epoch(), **found.metrics}
+    row = {"step": progress.step, "epoch": progress.epoch, **metrics, **peak_memory(worker.device)}
     with worker.stopwatch.phase("checkpoint"):
         if recorder:
-            recorder.epoch(row, captions)
+            recorder.epoch({**row, **worker.watched()}, found.captions, found.scores)
         worker.save(metrics)
+        if recorder:
+            recorder.saved()
     return row
 
 
@@ -152,11 +157,11 @@ def finish_model(worker: Worker) -> None:
         worker.model.finish(training_feature_rows(worker.job.config))
 
 
-def run_validation(worker: Worker) -> tuple[dict[str, float], dict[int, str]]:
-    """Metrics (only rank 0 scores captions) and captions; nothing where the split is empty."""
+def run_validation(worker: Worker) -> Validated:
+    """Only rank 0 scores captions; nothing where the split is empty."""
     job = worker.job
     if not job.references:
-        return {}, {}
+        return Validated({})
     options = job.config.train
     if worker.recorder:
         worker.recorder.validating(len(job.references))
@@ -166,7 +171,7 @@ def run_validation(worker: Worker) -> tuple[dict[str, float], dict[int, str]]:
     with worker.average.applied():
         loss, captions = validate(worker.model, batches, decoding=decoding, precision=options.precision)
     if worker.recorder is None:
-        return {LOSS_KEY: loss}, {}
+        return Validated({LOSS_KEY: loss})
     # only where the strategy asks for it: it needs word lists that not everyone has
     meteor = load_meteor() if METEOR in choosing.parse(options.strategy).named else None
-    return score_captions(loss, captions, job.references, meteor=meteor), captions
+    return score_captions(loss, captions, job.references, metric=options.metric, meteor=meteor)

@@ -1,4 +1,4 @@
-"""What rank 0 makes of a run besides checkpoints: metrics.jsonl, loss.png, samples.html, W&B, the screen.
+"""What rank 0 makes of a run besides checkpoints: metrics.jsonl, two figures, samples.html, trackers, the screen.
 
 Knows nothing of models; it is given numbers and captions.
 """
@@ -15,15 +15,19 @@ from typing import Any
 
 from raycap import storage
 from raycap.checkpoint import LOSS_KEY
-from raycap.train.report import Sample, loss_figure, samples_page
+from raycap.train.curves import curves_figure
+from raycap.train.report import Sample, loss_figure, sample_captions, samples_page
 from raycap.train.screen import Board
 from raycap.train.tracking import Tracker
 
 METRICS = "metrics.jsonl"
 LOSS_FIGURE = "loss.png"
+CURVES_FIGURE = "curves.png"
 SAMPLES_PAGE = "samples.html"
 STEP, EPOCH = "step", "epoch"  # the two kinds of rows
 POST_EVERY_S = 1.0
+TRACK_EVERY_STEPS = 10
+PLACE = {"step", "epoch"}
 
 
 class MetricsLog:
@@ -72,18 +76,22 @@ class Recorder:
     metric: str
     log: MetricsLog
     board: Board | None
-    tracker: Tracker | None
+    trackers: Sequence[Tracker]
     samples: Sequence[Sample]
     clock: Clock
     state: dict[str, Any] = field(default_factory=dict)
 
     def step(self, row: Mapping[str, Any], *, share: float) -> None:
-        """An optimizer step: `row` has step, epoch, loss, lr, images, tokens; `share` of the run is done."""
+        """An optimizer step: `row` has step, epoch, loss, lr, images, tokens; `share` of the run is done.
+
+        What is watched stands in it under "watched", where `tracks` says so.
+        """
         self.clock.count(images=row["images"], tokens=row["tokens"], share=share)
         row = rounded({**row, **self.clock.speed()})
         self.log.append({"kind": STEP, **row})
-        if self.tracker:
-            self.tracker.step(row)
+        if tracks(row["step"]):
+            for tracker in self.trackers:
+                tracker.step(flat("train", row))
         self.state = {
             **row,
             "epochs": self.epochs,
@@ -100,18 +108,25 @@ class Recorder:
         self.state["phase"] = f"validating on {num_images:,} images"
         self.show()
 
-    def epoch(self, row: Mapping[str, Any], captions: Mapping[int, str]) -> None:
-        """The end of an epoch: `row` has step, epoch, train_loss and the validation's metrics."""
-        chosen = {sample.image_id: captions[sample.key] for sample in self.samples if sample.key in captions}
+    def epoch(
+        self, row: Mapping[str, Any], captions: Mapping[int, str], scores: Mapping[int, float] | None = None
+    ) -> None:
+        """The end of an epoch.
+
+        Args:
+            row: step, epoch, train_loss, the validation's metrics; and "watched" as in a step's row.
+            captions: of the validation images by image key.
+            scores: of theirs, each by itself, by the run's metric.
+        """
         row = rounded(row)
-        self.log.append({"kind": EPOCH, **row, "samples": chosen})
-        storage.write_bytes(
-            storage.join(self.run, LOSS_FIGURE), loss_figure(self.log.rows, metric=self.metric)
-        )
+        self.log.append({"kind": EPOCH, **row, **self._of_samples(captions, scores or {})})
+        figure = loss_figure(self.log.rows, metric=self.metric)
+        storage.write_bytes(storage.join(self.run, LOSS_FIGURE), figure)
+        storage.write_bytes(storage.join(self.run, CURVES_FIGURE), curves_figure(self.log.rows))
         page = samples_page(self.samples, self.log.rows, title=self.run.rstrip("/").rsplit("/", 1)[-1])
         storage.write_bytes(storage.join(self.run, SAMPLES_PAGE), page.encode())
-        if self.tracker:
-            self.tracker.epoch(row, self.samples, chosen)
+        for tracker in self.trackers:
+            tracker.epoch(flat("epoch", row), sample_captions(self.samples, self.log.rows))
         shown = {name: row[name] for name in ("train_loss", LOSS_KEY, self.metric) if name in row}
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
         self.say(f"epoch {row['epoch']}/{self.epochs} done  step {row['step']}  {numbers}")
@@ -126,15 +141,39 @@ class Recorder:
         if self.board and "step" in self.state:
             self.board.show(self.state)
 
-    def close(self, checkpoint: str = "") -> None:
-        """The end of the run; `checkpoint` goes to W&B as an artifact."""
-        if self.tracker:
-            self.tracker.close(checkpoint)
+    def saved(self) -> None:
+        """An epoch's checkpoint is written."""
+        for tracker in self.trackers:
+            tracker.saved()
+
+    def close(self) -> None:
+        """The end of the run."""
+        for tracker in self.trackers:
+            tracker.close()
+
+    def _of_samples(self, captions: Mapping[int, str], scores: Mapping[int, float]) -> dict[str, Any]:
+        there = [sample for sample in self.samples if sample.key in captions]
+        scored = {s.image_id: scores[s.key] for s in there if s.key in scores}
+        return {
+            "samples": {sample.image_id: captions[sample.key] for sample in there},
+            **({"sample_scores": rounded(scored)} if scored else {}),
+        }
+
+
+def tracks(step: int) -> bool:
+    """Whether a step goes to the trackers, and what is watched is looked at: the first, and one in ten."""
+    return step == 1 or step % TRACK_EVERY_STEPS == 0
+
+
+def flat(group: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers by tag: `group`/name; step, epoch and what is watched under their own names."""
+    named = {name if name in PLACE else f"{group}/{name}": v for name, v in row.items() if name != "watched"}
+    return {**named, **row.get("watched", {})}
 
 
 def rounded(row: Mapping[str, Any]) -> dict[str, Any]:
     """Floats to seven digits, which is what float32 has."""
-    return {name: float(f"{v:.7g}") if isinstance(v, float) else v for name, v in row.items()}
+    return {name: _rounded(value) for name, value in row.items()}
 
 
 class Clock:
@@ -181,6 +220,12 @@ class Clock:
             return False
         self.posted = now
         return True
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return rounded(value)
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def _line(row: Mapping[str, Any]) -> str:

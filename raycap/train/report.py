@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SMOOTHING = 0.9  # of the drawn training loss
-SKIPPED = {"kind", "samples", "epoch", "step"}
+SKIPPED = {"kind", "samples", "sample_scores", "watched", "epoch", "step"}
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,35 @@ class Sample:
     image_id: str
     photo: str  # a data URI
     references: list[str]
+
+    def pixels(self) -> Image:
+        """The photo, decoded."""
+        from PIL import Image
+
+        return Image.open(io.BytesIO(base64.b64decode(self.photo.partition(",")[2])))
+
+
+@dataclass(frozen=True)
+class SampleCaption:
+    """What a sample's photo was captioned with after an epoch."""
+
+    epoch: int
+    sample: Sample
+    text: str
+    score: float | None
+    """By the run's metric, of this photo alone; None where it is not known."""
+
+
+def sample_captions(samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> list[SampleCaption]:
+    """The samples' captions of every epoch, oldest first, from the rows of metrics.jsonl."""
+    return [
+        SampleCaption(row["epoch"], sample, row["samples"][sample.image_id], scores.get(sample.image_id))
+        for row in rows
+        if row["kind"] == "epoch"
+        for scores in [row.get("sample_scores", {})]
+        for sample in samples
+        if sample.image_id in row["samples"]
+    ]
 
 
 def loss_figure(rows: Sequence[Mapping[str, Any]], *, metric: str) -> bytes:

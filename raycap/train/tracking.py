@@ -1,34 +1,60 @@
-"""Weights & Biases, by one config value. wandb is imported only where it is asked for."""
+"""Where a run is tracked besides its own folder, as asked for in the tracking block.
+
+A tracker is given flat rows of numbers and captions. Whatever it raises becomes one warning: a service that is down,
+or a full disk of its own, costs the tracking and never the training.
+"""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
+import logging
 import netrc
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from raycap import storage
 from raycap.config import ConfigError
 from raycap.train.config import TrackingConfig
-from raycap.train.report import Sample
+from raycap.train.report import SampleCaption
+from raycap.train.tensorboard import TensorBoard
+from raycap.train.wandb_run import WandbRun
 
-LOG_EVERY_STEPS = 10
+logger = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    """What a run is tracked in. Rows are numbers by tag, `step` and `epoch` among them."""
+
+    def step(self, row: Mapping[str, Any], /) -> None:
+        """An optimizer step."""
+
+    def epoch(self, row: Mapping[str, Any], captions: Sequence[SampleCaption], /) -> None:
+        """The end of an epoch; `captions` are the sample photos' of all epochs so far, oldest first."""
+
+    def saved(self) -> None:
+        """The run folder's checkpoints have changed."""
+
+    def close(self) -> None:
+        """The run is complete."""
 
 
 def check_tracking(tracking: TrackingConfig, *, run: str) -> None:
-    """Whether W&B can be used as asked.
+    """Whether the run can be tracked as asked.
 
     Raises:
-        ConfigError: online without a key, or offline where there is no folder to write to.
+        ConfigError: W&B online without a key; W&B offline, or TensorBoard, where there is no folder to write to.
     """
     if tracking.wandb == "offline" and not storage.is_local(run):
         raise ConfigError(
             f"tracking.wandb=offline writes into the run folder, and {run} is on no disk; use online or off"
+        )
+    if tracking.tensorboard and not storage.is_local(run):
+        raise ConfigError(
+            f"tracking.tensorboard writes into the run folder, and {run} is on no disk; leave it out"
         )
     if tracking.wandb == "online" and not _has_key():
         raise ConfigError(
@@ -36,57 +62,66 @@ def check_tracking(tracking: TrackingConfig, *, run: str) -> None:
         )
 
 
-class Tracker:
-    """One run in W&B. A resumed run goes on under the same id, which is made from the run folder's path."""
+def open_trackers(
+    tracking: TrackingConfig, *, run: str, config: Mapping[str, Any], step: int
+) -> list[Guarded]:
+    """The trackers that were asked for, of a run that stands at `step`."""
+    trackers = []
+    if tracking.wandb != "off":
+        trackers.append(Guarded("W&B", partial(WandbRun, tracking, run=run, config=config)))
+    if tracking.tensorboard:
+        trackers.append(Guarded("TensorBoard", partial(TensorBoard, run=run, step=step)))
+    return trackers
 
-    def __init__(self, tracking: TrackingConfig, *, run: str, config: Mapping[str, Any]) -> None:
-        import wandb
 
-        self.wandb = wandb
-        name = run.rstrip("/").rsplit("/", 1)[-1]
-        self.run = wandb.init(
-            project=tracking.project,
-            name=tracking.name or name,
-            group=tracking.group or None,
-            id=hashlib.sha256(run.encode()).hexdigest()[:16],
-            resume="allow",
-            mode="offline" if tracking.wandb == "offline" else "online",
-            dir=storage.filesystem(run)[1] if storage.is_local(run) else None,
-            config=dict(config),
-            settings=wandb.Settings(silent=True, console="off"),
-        )
-        self.run.define_metric("*", step_metric="step")
+class Guarded:
+    """A tracker that is left alone once it has failed, but for being closed."""
+
+    def __init__(self, name: str, start: Callable[[], Tracker]) -> None:
+        self.name = name
+        self.failed = False
+        self.tracker: Tracker | None = None
+        with self._survived():
+            self.tracker = start()
 
     def step(self, row: Mapping[str, Any]) -> None:
-        """Log one in ten optimizer steps."""
-        if row["step"] % LOG_EVERY_STEPS == 0:
-            self.run.log({_group("train", name): value for name, value in row.items()})
+        """See Tracker."""
+        if self.tracker and not self.failed:
+            with self._survived():
+                self.tracker.step(row)
 
-    def epoch(self, row: Mapping[str, Any], samples: Sequence[Sample], captions: Mapping[str, str]) -> None:
-        """Log an epoch's metrics and the table of samples."""
-        table = self.wandb.Table(columns=["image_id", "photo", "generated", "references"])
-        for sample in samples:
-            if sample.image_id in captions:
-                photo = self.wandb.Image(_pixels(sample.photo))
-                table.add_data(
-                    sample.image_id, photo, captions[sample.image_id], "\n".join(sample.references)
+    def epoch(self, row: Mapping[str, Any], captions: Sequence[SampleCaption]) -> None:
+        """See Tracker."""
+        if self.tracker and not self.failed:
+            with self._survived():
+                self.tracker.epoch(row, captions)
+
+    def saved(self) -> None:
+        """See Tracker."""
+        if self.tracker and not self.failed:
+            with self._survived():
+                self.tracker.saved()
+
+    def close(self) -> None:
+        """See Tracker."""
+        if self.tracker:
+            with self._survived():
+                self.tracker.close()
+
+    @contextmanager
+    def _survived(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # clients of services raise anything; none of it is worth the training
+            if not self.failed:
+                reason = (str(error).splitlines() or ["no message"])[0]
+                logger.warning(
+                    "%s has failed (%s: %s); training goes on without, and metrics.jsonl has everything",
+                    self.name,
+                    type(error).__name__,
+                    reason,
                 )
-        self.run.log({**{_group("epoch", name): value for name, value in row.items()}, "samples": table})
-
-    def close(self, checkpoint: str) -> None:
-        """Log the checkpoint folder as an artifact and end the run."""
-        if checkpoint:
-            artifact = self.wandb.Artifact(f"checkpoint-{self.run.id}", type="model")
-            if storage.is_local(checkpoint):
-                artifact.add_dir(str(Path(storage.filesystem(checkpoint)[1])))
-            else:
-                artifact.add_reference(checkpoint)
-            self.run.log_artifact(artifact)
-        self.run.finish()
-
-
-def _group(group: str, name: str) -> str:
-    return name if name in {"step", "epoch"} else f"{group}/{name}"
+            self.failed = True
 
 
 def _has_key() -> bool:
@@ -95,9 +130,3 @@ def _has_key() -> bool:
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
     paths = [os.environ.get("NETRC", ""), str(Path.home() / ".netrc"), str(Path.home() / "_netrc")]
     return any(path and Path(path).is_file() and netrc.netrc(path).authenticators(host) for path in paths)
-
-
-def _pixels(photo: str) -> Any:
-    from PIL import Image
-
-    return Image.open(io.BytesIO(base64.b64decode(photo.partition(",")[2])))

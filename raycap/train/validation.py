@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,6 +15,18 @@ from raycap.models import CaptionModel
 from raycap.schema import CaptionBatch
 from raycap.train.collective import gather, sum_over_ranks
 from raycap.train.step import autocast
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What validation found."""
+
+    metrics: dict[str, float]
+    """val_loss and the caption metrics."""
+    captions: Mapping[int, str] = field(default_factory=dict)
+    """By image key."""
+    scores: Mapping[int, float] = field(default_factory=dict)
+    """Each image's own score by the run's metric, by image key."""
 
 
 @torch.no_grad()
@@ -50,14 +63,18 @@ def score_captions(
     captions: Mapping[int, str],
     references: Mapping[int, Sequence[str]],
     *,
+    metric: str,
     meteor: ChosenMeteor | None = None,
-) -> dict[str, float]:
+) -> Validated:
     """val_loss and the caption metrics, over the images that have both a caption and references.
 
-    METEOR is among them where `meteor` is given (see `raycap.metrics.measure.load_meteor`).
+    METEOR is among them where `meteor` is given (see `raycap.metrics.measure.load_meteor`). Each image's own score
+    is by `metric`.
     """
     keys = sorted(captions.keys() & references.keys())
     if not keys:
-        return {LOSS_KEY: loss}
+        return Validated({LOSS_KEY: loss}, captions)
     prepared = metrics.PreparedReferences([list(references[key]) for key in keys])
-    return {LOSS_KEY: loss, **measure([captions[key] for key in keys], prepared, meteor=meteor).scores()}
+    measured = measure([captions[key] for key in keys], prepared, meteor=meteor)
+    scores = dict(zip(keys, measured.each()[metric].tolist(), strict=True))
+    return Validated({LOSS_KEY: loss, **measured.scores()}, captions, scores)

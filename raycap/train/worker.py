@@ -31,7 +31,7 @@ from raycap.train.report import Sample
 from raycap.train.screen import Board, BoardHandler
 from raycap.train.seconds import Stopwatch
 from raycap.train.state import Progress, pack_state, unpack_state
-from raycap.train.tracking import Tracker
+from raycap.train.tracking import open_trackers
 
 ATTEMPT = "attempt.json"
 
@@ -100,6 +100,15 @@ class Worker:
         """Share of the run's images already seen."""
         done = self.progress.epoch * self.job.num_images + self.progress.images
         return done / max(1, self.job.config.train.epochs * self.job.num_images)
+
+    def watched(self) -> dict[str, dict[str, float]]:
+        """What the family wants watched, as a part of a row of metrics.jsonl; nothing where there is nothing."""
+        scalars = self.model.watched()
+        if not scalars:
+            return {}
+        together = torch.stack([value.float() for value in scalars.values()])
+        values = together.tolist()  # so that the device is waited for once
+        return {"watched": dict(zip(scalars, values, strict=True))}
 
     def save(self, metrics: Mapping[str, float]) -> None:
         """Write a checkpoint of where the run stands; every rank must call it.
@@ -222,16 +231,14 @@ def restore(
 def start_recorder(worker: Worker) -> Recorder:
     """Rank 0's records, going on from where the run stands."""
     job, progress = worker.job, worker.progress
-    tracking = job.config.tracking
+    document = job.config.model_dump(mode="json")
     recorder = Recorder(
         run=job.run,
         epochs=job.config.train.epochs,
         metric=job.config.train.metric,
         log=MetricsLog(job.run, step=progress.step, epoch=progress.epoch),
         board=job.board,
-        tracker=None
-        if tracking.wandb == "off"
-        else Tracker(tracking, run=job.run, config=job.config.model_dump(mode="json")),
+        trackers=open_trackers(job.config.tracking, run=job.run, config=document, step=progress.step),
         samples=job.samples,
         clock=Clock(share=worker.share()),
     )

@@ -16,9 +16,10 @@ from raycap.train.record import EPOCH, read_metrics
 from raycap.tune.settings import TRIALS, trial_folder
 
 TRIAL = "trial.json"
+NOT_REPORTED = {"samples", "sample_scores", "watched"}  # rows of metrics.jsonl have them besides
 PHASES = ("loading_s", "training_s", "validation_s", "checkpoint_s")
 TUNES_OWN = {"time_this_iter_s", "time_total_s", "time_since_restore"}  # that Ray Tune puts beside a report
-NOT_METRICS = {"kind", "step", "epoch", "samples", *PHASES, *TUNES_OWN}
+NOT_METRICS = {"kind", "step", "epoch", "gpu_memory_gib", *NOT_REPORTED, *PHASES, *TUNES_OWN}
 
 
 class TrialRecord(Frozen):
@@ -103,7 +104,7 @@ def read_trials(sweep: str) -> dict[int, TrialRecord]:
 def recorded_epochs(run: str, *, done: int) -> list[dict[str, Any]]:
     """What a run wrote of its first `done` epochs: the rows that it reported, without their seconds."""
     return [
-        {name: value for name, value in row.items() if name not in {"kind", "samples"}}
+        {name: value for name, value in row.items() if name not in {"kind", *NOT_REPORTED}}
         for row in read_metrics(run)
         if row["kind"] == EPOCH and row["epoch"] <= done
     ]

@@ -55,7 +55,7 @@ def finished(
             | {"ema_decay": EMA},
             "train": {"run": str(folder / "run"), "epochs": EPOCHS, "batch_size": 8, "num_workers": 2}
             | {"device": "cpu", "num_samples": 4, "seed": 3, "choose": STRATEGY},
-            "tracking": {"wandb": "offline"},
+            "tracking": {"wandb": "offline", "tensorboard": True},
             "decoding": {"max_tokens": 12},
         }
     )
@@ -150,7 +150,7 @@ def test_validation_is_that_of_the_checkpoint(finished: Finished) -> None:
 def test_run_folder(finished: Finished) -> None:
     run = Path(finished.run)
     names = {path.name for path in run.iterdir()}
-    assert {"config.yaml", "metrics.jsonl", "loss.png", "samples.html", "checkpoints", "wandb"} <= names
+    assert {"config.yaml", "metrics.jsonl", "loss.png", "curves.png", "samples.html", "checkpoints"} <= names
     page = (run / "samples.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 4
     epochs = [row for row in read_metrics(finished.run) if row["kind"] == "epoch"]
@@ -159,6 +159,27 @@ def test_run_folder(finished: Finished) -> None:
     assert index["best_loss"] == f"step-{best['step']:08d}"
     assert index["last"] == "step-00000003"
     assert list(run.glob("wandb/offline-run-*/run-*.wandb"))
+    assert list(run.glob("tensorboard/*tfevents*"))
+
+
+def test_what_the_family_wants_watched_is_written_down(finished: Finished) -> None:
+    rows = [row for row in read_metrics(finished.run) if "watched" in row]
+    assert [(row["kind"], row["step"]) for row in rows] == [
+        ("step", 1),
+        ("epoch", 1),
+        ("epoch", 2),
+        ("epoch", 3),
+    ]
+    layers = ["output_rms/00", "output_rms/01"]
+    assert [list(row["watched"]) for row in rows] == [layers] * 4
+    assert all(
+        row["watched"][layer] > 0 for row in rows for layer in layers
+    )  # they were zero before the first step
+
+
+def test_samples_have_their_own_scores(finished: Finished) -> None:
+    epochs = [row for row in read_metrics(finished.run) if row["kind"] == "epoch"]
+    assert [row["sample_scores"].keys() for row in epochs] == [row["samples"].keys() for row in epochs]
 
 
 def test_a_finished_run_is_left_alone(finished: Finished, caplog: pytest.LogCaptureFixture) -> None:

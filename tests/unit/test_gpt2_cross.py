@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -165,13 +166,18 @@ def test_zero_start_has_a_gradient_and_leaves_zero(tiny_language_model: str, sta
     assert all(p.grad is not None and p.grad.norm() > 0 for p in model.feature_norm.parameters())
 
 
-def test_gate_is_reported(tiny_language_model: str) -> None:
+def test_what_lets_the_image_in_is_watched(tiny_language_model: str) -> None:
+    """Each layer's gate; where there are none, how large the output projection has become that began at zero."""
     model = build(tiny_language_model, start="gate")
+    assert {name: value.item() for name, value in model.watched().items()} == {"gate/00": 0, "gate/01": 0}
     for cross, value in zip(model.cross, (0.5, -1.0), strict=True):
         cross.gate.data.fill_(value)
-    logs = model(batch_for(model)).logs
-    assert logs["gate"].item() == pytest.approx((torch.tensor([0.5, 1.0]).tanh().sum() / 2).item())
-    assert model(batch_for(build(tiny_language_model))).logs.keys() == {"gate"}
+    gates = [value.item() for value in model.watched().values()]
+    assert gates == pytest.approx([math.tanh(0.5), math.tanh(-1.0)])
+    model = build(tiny_language_model, start="projection")
+    model.cross[1].output.weight.data.fill_(-0.25)
+    watched = {name: value.item() for name, value in model.watched().items()}
+    assert watched == {"output_rms/00": 0, "output_rms/01": pytest.approx(0.25)}
 
 
 def test_packed_captions_lose_what_separate_rows_lose(tiny_language_model: str) -> None:

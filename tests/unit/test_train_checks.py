@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from fake_meteor import install_meteor
 from pydantic import ValidationError
 from toy_family import make_base
@@ -163,6 +164,18 @@ def test_tracking_without_key_or_disk(
     offline = TrainConfig.model_validate({**document, "tracking": {"wandb": "offline"}}).tracking
     with pytest.raises(ConfigError, match="is on no disk; use online or off"):
         check_tracking(offline, run="s3://bucket/run?region=eu-west-1")
+    board = TrainConfig.model_validate({**document, "tracking": {"tensorboard": True}}).tracking
+    check_tracking(board, run=str(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"tracking.tensorboard writes into the run folder, .*; leave it out"
+    ):
+        check_tracking(board, run="s3://bucket/run?region=eu-west-1")
+
+
+def test_off_without_quotes_is_off(document: dict[str, Any]) -> None:
+    """YAML reads a bare `off` as false, and `wandb: off` was refused."""
+    tracking = yaml.safe_load("wandb: off")
+    assert TrainConfig.model_validate({**document, "tracking": tracking}).tracking.wandb == "off"
 
 
 def test_local_folders_become_absolute_and_hub_names_stay(

@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from raycap.pages import thumbnail
+from raycap.train.curves import curves_figure, panels, thinned
 from raycap.train.record import Clock, MetricsLog, Recorder, read_metrics
 from raycap.train.report import Sample, loss_figure, samples_page, smoothed
 from raycap.train.screen import clock_time, describe, draw_lines
@@ -73,15 +74,38 @@ class FakeBoard:
         return self.state, lines
 
 
-def make_recorder(run: Path, board: FakeBoard) -> Recorder:
+class FakeTracker:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[Any] = []
+        self.epochs: list[Any] = []
+        self.calls: list[str] = []
+
+    def step(self, row: Any) -> None:
+        self.steps.append(row)
+
+    def epoch(self, row: Any, captions: Any) -> None:
+        self.epochs.append((row, captions))
+
+    def saved(self) -> None:
+        self.calls.append("saved")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def make_recorder(
+    run: Path, board: FakeBoard | None = None, *trackers: FakeTracker, step: int = 0, epoch: int = 0
+) -> Recorder:
     photo = thumbnail(np.full((40, 60, 3), 200, dtype=np.uint8))
     return Recorder(
         run=str(run),
         epochs=2,
         metric="cider_d",
-        log=MetricsLog(str(run), step=0, epoch=0),
+        log=MetricsLog(str(run), step=step, epoch=epoch),
         board=board,  # type: ignore[arg-type]
-        tracker=None,
+        trackers=trackers,
         samples=[Sample(key=7, image_id="dog<1>.jpg", photo=photo, references=["A dog & a cat."])],
         clock=Clock(share=0.0),
     )
@@ -113,6 +137,57 @@ def test_recorder_writes_rows_figure_page_and_screen(tmp_path: Path) -> None:
     assert "A dog &amp; a cat." in page
     assert "dog&lt;1&gt;.jpg" in page
     assert board.lines == ["epoch 1/2 done  step 1  train_loss 2.000  val_loss 2.500  cider_d 0.400"]
+
+
+def test_trackers_get_one_step_in_ten_and_the_captions_of_every_epoch(tmp_path: Path) -> None:
+    tracker = FakeTracker()
+    recorder = make_recorder(tmp_path, None, tracker)
+    place = {"epoch": 1, "loss": 2.0, "images": 8, "tokens": 100}
+    for step in range(1, 21):
+        recorder.step({"step": step, "lr": 0.5, "watched": {"gate/00": step / 3}, **place}, share=0.0)
+    assert [(row["step"], row["gate/00"]) for row in tracker.steps] == [
+        (1, 0.3333333),
+        (10, 3.333333),
+        (20, 6.666667),
+    ]
+    assert tracker.steps[0].keys() >= {
+        "step",
+        "epoch",
+        "train/lr",
+        "train/images_per_s",
+        "train/tokens_per_s",
+    }
+    assert read_metrics(str(tmp_path))[9]["watched"] == {"gate/00": 3.333333}
+    recorder.epoch({"step": 10, "epoch": 1, "val_loss": 2.0}, {7: "a dog"}, {7: 1 / 3})
+    resumed = make_recorder(tmp_path, None, tracker, step=10, epoch=1)
+    resumed.epoch({"step": 20, "epoch": 2, "val_loss": 1.0, "watched": {"gate/00": 0.5}}, {7: "a cat"})
+    row, captions = tracker.epochs[-1]
+    assert row == {"step": 20, "epoch": 2, "epoch/val_loss": 1.0, "gate/00": 0.5}
+    found = [(c.epoch, c.sample.image_id, c.text, c.score) for c in captions]
+    assert found == [(1, "dog<1>.jpg", "a dog", 0.3333333), (2, "dog<1>.jpg", "a cat", None)]
+    resumed.saved()
+    resumed.close()
+    assert tracker.calls == ["saved", "close"]
+
+
+def test_curves_of_rates_speed_metrics_and_what_is_watched(tmp_path: Path) -> None:
+    gates = {f"gate/{number:02d}": number / 100 for number in range(12)}
+    steps = [{**step_row(step), "lr": 0.1, "lr_lora": 0.2, "images_per_s": 9.0} for step in range(1, 4)]
+    rows = [*steps, {**epoch_row(3, 1, cider_d=0.5, gpu_memory_gib=2.5), "watched": gates}]
+    found = panels(rows)
+    assert list(found) == ["learning rate", "images a second", "validation", "GPU memory, peak (GiB)", "gate"]
+    assert found["learning rate"] == {"lr": ([1, 2, 3], [0.1] * 3), "lr_lora": ([1, 2, 3], [0.2] * 3)}
+    assert found["validation"] == {"cider_d": ([3], [0.5])}
+    assert found["gate"]["gate/11"] == ([3], [0.11])
+    assert Image.open(io.BytesIO(curves_figure(rows))).format == "PNG"
+    assert Image.open(io.BytesIO(curves_figure([]))).format == "PNG"
+
+
+def test_long_curves_are_thinned_and_keep_their_end() -> None:
+    assert thinned([]) == []
+    assert thinned([1, 2, 3]) == [1, 2, 3]
+    assert len(thinned(range(100_001))) <= 1001
+    assert thinned(range(100_001))[-1] == 100_000
 
 
 def test_page_shows_the_newest_caption_and_keeps_the_earlier_ones() -> None:

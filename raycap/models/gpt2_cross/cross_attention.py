@@ -63,6 +63,15 @@ class CrossAttention(nn.Module):
         scores = queries.float() @ keys.float().transpose(-1, -2) * self.head_dim**-0.5
         return layout.images.collect(scores.softmax(-1).transpose(1, 2))
 
+    def opening(self) -> tuple[str, Tensor]:
+        """How far the layer has opened to the image: what began at zero, by its name.
+
+        That is the gate (its tanh), or the root mean square of the output projection.
+        """
+        if self.gate is not None:
+            return "gate", self.gate.detach().tanh()
+        return "output_rms", self.output.weight.detach().square().mean().sqrt()
+
     def folded_output(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the output projection with the gate multiplied in."""
         weight, bias = self.output.weight.detach(), self.output.bias.detach()

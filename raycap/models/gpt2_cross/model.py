@@ -212,6 +212,11 @@ class Gpt2Cross(CaptionModel):
         lora = [parameter for parameter in self.gpt2.parameters() if parameter.requires_grad]
         return {"new": new, "lora": lora} if lora else {"new": new}
 
+    def watched(self) -> dict[str, Tensor]:
+        """How far each layer has opened to the image; see CrossAttention.opening."""
+        opened = (cross.opening() for cross in self.cross)  # type: ignore[operator]
+        return {f"{name}/{number:02d}": value for number, (name, value) in enumerate(opened)}
+
     def saved_state(self) -> dict[str, Tensor]:
         """What trained, and the digest of the language model it was trained over."""
         return {**super().saved_state(), DIGEST: self.digest}
@@ -241,9 +246,4 @@ class Gpt2Cross(CaptionModel):
         logs: dict[str, Tensor] = {}
         if smoothed:
             logs["loss_without_smoothing"] = plain / count.clamp(min=1)
-        if self.config.start == "gate":
-            gates = [
-                weight.detach() for name, weight in self.cross.named_parameters() if name.endswith("gate")
-            ]
-            logs["gate"] = torch.stack(gates).tanh().abs().mean()
         return logs
