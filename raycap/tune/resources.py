@@ -6,12 +6,14 @@ part of what they need and wait for ever.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 import ray
 import ray._private.state
 
 from raycap.config import ConfigError
+from raycap.data import usable_cores
 from raycap.train import TrainConfig
 from raycap.train.checks import worker_device
 from raycap.tune.config import SweepConfig
@@ -42,7 +44,18 @@ def concurrent_trials(config: SweepConfig, largest: TrainConfig) -> int:
             f"other for ever; it holds {fit} (train.num_workers={largest.train.num_workers}, "
             f"train.cpus_per_worker={largest.train.cpus_per_worker:g}); leave it at 0"
         )
-    return wanted or fit
+    return wanted or (
+        fit if "RAY_ADDRESS" in os.environ else trials_on_cores(largest, fit, cores=usable_cores())
+    )
+
+
+def trials_on_cores(config: TrainConfig, fit: int, *, cores: int) -> int:
+    """Of the trials that fit Ray on this machine, as many as its cores hold: a small one claims more than it has.
+
+    Two trials of two threads each on two cores took four times as long as one after the other.
+    """
+    options = config.train
+    return max(1, min(fit, int((cores + ROUNDING) // (options.num_workers * options.cpus_per_worker))))
 
 
 def trials_that_fit(config: TrainConfig, nodes: Sequence[Mapping[str, float]], *, on_gpu: bool) -> int:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from raycap.config import ConfigError, load_document
 from raycap.tune import SweepConfig
-from raycap.tune.resources import trials_that_fit
+from raycap.tune.resources import trials_on_cores, trials_that_fit
 from raycap.tune.settings import (
     objective,
     own_settings,
@@ -227,3 +227,16 @@ def test_trials_side_by_side(
     document = sweep_of({"optim.lr": "uniform 0.1 0.2"}).model_dump(mode="json")
     document["train"] |= train
     assert trials_that_fit(SweepConfig.model_validate(document), nodes, on_gpu=on_gpu) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "cores", "fit", "expected"),
+    [(1, 2, 2, 2, 1), (1, 1, 2, 4, 2), (2, 2, 2, 1, 1), (1, 1, 64, 8, 8), (1, 0.5, 2, 8, 4)],
+)
+def test_a_small_machine_runs_as_many_trials_as_it_has_cores_for(
+    workers: int, cpus: float, cores: int, fit: int, expected: int
+) -> None:
+    """Ray on two cores claims four CPUs; two trials of two threads each took four times as long as in turn."""
+    document = sweep_of({"optim.lr": "uniform 0.1 0.2"}).model_dump(mode="json")
+    document["train"] |= {"num_workers": workers, "cpus_per_worker": cpus}
+    assert trials_on_cores(SweepConfig.model_validate(document), fit, cores=cores) == expected
