@@ -1,6 +1,7 @@
 """`raycap models`: what is found below a folder, shown, chosen, pruned; and what is refused."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -356,3 +357,22 @@ def test_a_wrong_strategy_of_a_run_is_said(tmp_path: Path, base: ToyConfig) -> N
     (tmp_path / "config.yaml").write_text("train: {metric: cidre}")
     with pytest.raises(ConfigError, match="unknown strategy 'cidre'"):
         runs.find_runs(str(tmp_path))
+
+
+@pytest.mark.parametrize("command", ["list", "show", "best", "prune"])
+def test_a_file_is_no_run(place: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    message = failure(capsys, command, str(place / "one/metrics.jsonl"))
+    assert re.search(r"no (run|checkpoint|folder|run at)\b.*metrics\.jsonl", message)
+    assert "Errno" not in message
+
+
+def test_who_measures_meteor_is_said(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = failure(capsys, "best", str(place), "--by", "meteor-centred")
+    assert "training measures METEOR only where train.choose names it" in message
+
+
+def test_a_name_in_brackets_is_no_markup(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """rich took [/b] in a folder's name for the end of its markup, and the table broke off."""
+    (place / "[b]one[").mkdir()
+    (place / "one").rename(place / "[b]one[/i]")
+    assert "[b]one[/i]" in output(capsys, "list", str(place))
