@@ -17,7 +17,7 @@ import numpy as np
 
 PHOTO_SIDE = 320  # pixels, longest side of a thumbnail
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 360, 170, 44, 22, 8  # of a chart, in SVG units
-
+WIDEST_BAR = 48  # likewise: where all values are one, its bar is no wall
 
 Level = Literal["bad", "warn", "good"]
 LEVELS: tuple[Level, ...] = ("bad", "warn", "good")
@@ -56,13 +56,17 @@ def checklist(verdicts: Sequence[Verdict]) -> str:
 
 
 def page(title: str, *, subtitle: str, body: str, style: str = "") -> str:
-    """A whole page; title and subtitle are escaped here, body and style are taken as they are."""
-    return (
+    """A whole page; title and subtitle are escaped here, body and style are taken as they are.
+
+    What UTF-8 cannot hold (half a surrogate pair in a caption, a file name's odd byte) stands there as \\udcff.
+    """
+    whole = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head><body>\n"
         f"<h1>{escape(title)}</h1><p class=soft>{escape(subtitle)}</p>\n{body}\n</body></html>\n"
     )
+    return whole.encode(errors="backslashreplace").decode()
 
 
 def thumbnail(image: np.ndarray[Any, Any], *, side: int = PHOTO_SIDE) -> str:
@@ -128,8 +132,9 @@ def histogram(values: Sequence[float] | np.ndarray[Any, Any], *, label: str, bin
     counts, edges = np.histogram(array, bins=edges)
     left, right, top = float(edges[0]), float(edges[-1]), int(counts.max())
     width = (WIDTH - LEFT - 4) / len(counts)
+    drawn = min(max(width - 1, 0.5), WIDEST_BAR)
     bars = "".join(
-        f"<rect x={LEFT + index * width:.1f} y={_y(count / top):.1f} width={max(width - 1, 0.5):.1f} "
+        f"<rect x={LEFT + (index + 0.5) * width - drawn / 2:.1f} y={_y(count / top):.1f} width={drawn:.1f} "
         f"height={_y(0) - _y(count / top):.1f}><title>{_span(edges[index], edges[index + 1], whole=whole)}: {count:,}"
         "</title></rect>"
         for index, count in enumerate(counts.tolist())
@@ -189,20 +194,22 @@ h3 { font-size: 15px; margin: 18px 0 4px; } p { margin: 4px 0 12px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
 th, td { padding: 5px 18px 5px 0; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 500; } th, td { white-space: nowrap; }
-th.t, td.t { text-align: left; white-space: normal; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 16px; margin: 10px 0; }
+th.t, td.t { text-align: left; white-space: normal; overflow-wrap: break-word; min-width: 7ch; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); gap: 16px;
+  margin: 10px 0; }
 .chart { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 10px 14px; }
 .chart figcaption { font-size: 13px; color: var(--soft); } .chart svg { display: block; width: 100%; }
 .chart rect { fill: var(--mark); } .chart polyline { fill: none; stroke: var(--mark); stroke-width: 2; }
 .chart line { stroke: var(--soft); } .chart .faint { stroke: var(--line); }
 .chart text { font-size: 11px; fill: var(--soft); }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 18px; margin: 10px 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(270px, 100%), 1fr)); gap: 18px;
+  margin: 10px 0; }
 article { background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow: hidden; }
 article img { display: block; width: 100%; height: 220px; object-fit: contain; background: var(--line); }
 article .text { padding: 12px 14px; font-size: 14px; } article ul { margin: 0; padding: 0; list-style: none; }
 article li { padding: 2px 0 2px 10px; border-left: 2px solid var(--line); margin-bottom: 3px; }
 .checks { list-style: none; padding: 0; margin: 8px 0; display: grid; gap: 8px 24px; font-size: 14px;
-  grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); }
 .checks li { display: flex; gap: 10px; color: var(--ink); }
 .checks li > b { width: 14px; flex: none; text-align: center; }
 .checks span { color: var(--soft); } .checks p { margin: 0; }

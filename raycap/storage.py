@@ -88,20 +88,26 @@ def size(path: str) -> int | None:
 
 
 def list_names(path: str) -> list[str]:
-    """Names directly below a folder, sorted; empty where the folder is absent."""
-    fs, inner = filesystem(path)
-    selector = pafs.FileSelector(inner, allow_not_found=True)
-    return sorted(info.base_name for info in fs.get_file_info(selector))
+    """Names directly below a folder, sorted; empty where there is no such folder."""
+    return sorted(info.base_name for info in _below(path, recursive=False)[1])
 
 
 def list_files(path: str) -> dict[str, int]:
-    """Bytes of every file below a folder, by its path there, sorted; empty where the folder is absent."""
-    fs, inner = filesystem(path)
-    found = fs.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True))
+    """Bytes of every file below a folder, by its path there, sorted; empty where there is no such folder."""
+    inner, found = _below(path, recursive=True)
     files = [info for info in found if info.type == pafs.FileType.File]
     return {
         info.path[len(inner) :].strip("/"): info.size for info in sorted(files, key=lambda info: info.path)
     }
+
+
+def _below(path: str, *, recursive: bool) -> tuple[str, list[pafs.FileInfo]]:
+    """A folder's path in its filesystem, and what lies in it; nothing where a file has its name."""
+    fs, inner = filesystem(path)
+    try:
+        return inner, fs.get_file_info(pafs.FileSelector(inner, allow_not_found=True, recursive=recursive))
+    except NotADirectoryError:
+        return inner, []
 
 
 def read_bytes(path: str) -> bytes:
@@ -111,8 +117,11 @@ def read_bytes(path: str) -> bytes:
         FileNotFoundError: no such file.
     """
     fs, inner = filesystem(path)
-    with fs.open_input_stream(inner) as stream:
-        return bytes(stream.read())
+    try:
+        with fs.open_input_stream(inner) as stream:
+            return bytes(stream.read())
+    except NotADirectoryError:  # below a file, as no file can be
+        raise FileNotFoundError(f"{path} is not there: part of that path is a file, not a folder") from None
 
 
 def read_json(path: str) -> Any:

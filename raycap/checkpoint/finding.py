@@ -31,11 +31,11 @@ def find_checkpoints(place: str) -> list[Found]:
     """All checkpoints below a folder or URI (itself included), by path; damaged ones are left out with a warning.
 
     Raises:
-        CheckpointError: there is nothing at all at `place`.
+        CheckpointError: there is no such folder.
     """
     place = storage.absolute(place)
     files = storage.list_files(place)
-    if not files and not storage.exists(place):
+    if not files and (storage.size(place) is not None or not storage.exists(place)):
         raise CheckpointError(f"there is no folder {place}; give one that holds runs")
     found = []
     for name in files:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -87,13 +87,18 @@ class RunCheckpoints:
         return index
 
     def read_index(self) -> Index:
-        """The index as written; made from the manifests where it is absent, damaged or out of date."""
+        """The index as written; made from the manifests where it is absent, damaged or out of date.
+
+        Out of date is one that names what is gone, or does not know the newest (a crash between the two).
+        """
         try:
             index = Index.model_validate(storage.read_json(storage.join(self.folder, INDEX)))
         except (FileNotFoundError, ValueError):
             return self._scan(self.metric)
-        names = {index.last, index.best_loss, index.best_metric} - {""}
-        return index if names <= set(self.names()) else self._scan(index.metric)
+        names = self.names()
+        is_fresh = [index.last] == (names[-1:] or [""])
+        is_fresh = is_fresh and {index.best_loss, index.best_metric} - {""} <= set(names)
+        return index if is_fresh else self._scan(index.metric)
 
     def names(self) -> list[str]:
         """Folder names of the checkpoints, by step; damaged ones too."""
@@ -122,12 +127,14 @@ class RunCheckpoints:
             best_metric=choose_kept(manifests, metric),
         )
 
-    def remove_others(self, keep: Collection[str]) -> list[str]:
-        """Remove the checkpoints whose folder names are not in `keep`; returns theirs."""
-        doomed = [name for name in self.names() if name not in keep]
-        for name in doomed:
+    def remove_others(self, keep: Collection[str]) -> None:
+        """Remove the checkpoints whose folder names are not in `keep`."""
+        self.remove(name for name in self.names() if name not in keep)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove these checkpoints, by folder name."""
+        for name in names:
             storage.remove(storage.join(self.folder, name))
-        return doomed
 
     def _history(self, *, before: str) -> dict[str, dict[str, float]]:
         """Metrics of all checkpoints before one, those removed included."""

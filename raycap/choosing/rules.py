@@ -127,7 +127,9 @@ def by_pareto(candidates: Candidates, *, metrics: Sequence[str] = ()) -> Choice:
         ranking.append(best)
         left.remove(best)
     names = ", ".join(compared)
-    if ranking[0] == next(iter(table)):
+    if len(table) == 1:
+        reason = "it is the only candidate"
+    elif ranking[0] == next(iter(table)):
         reason = f"it is the first, and each of the {len(table) - 1} others falls on one of {names} or rises on none"
     else:
         reason = f"none of {names} fell on the way to it from {next(iter(table))}, and no other goes on so"

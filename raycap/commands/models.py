@@ -18,7 +18,7 @@ models = App(name="models", result_action="return_value")
 
 def screen() -> Console:
     """Stdout, wide enough for a table where it is no terminal."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDE)
 
 
 @models.command(name="list")
@@ -84,8 +84,10 @@ def compare(
         console.print(comparing.overview_table(compared))
         if table := comparing.paired_table(compared):
             console.print(table)
+        if compared.pair:
+            console.print(comparing.conditions(compared.pair), style="dim", soft_wrap=True)
         for sentence in comparing.sentences(compared):
-            console.print(sentence, markup=False, soft_wrap=True)
+            console.print(sentence, soft_wrap=True)
     if options.images:
         page = photos.write_page(compared, options)
         print(page, file=sys.stderr if options.as_json else sys.stdout)

@@ -209,7 +209,7 @@ STYLE = """
 .inputs { display: flex; flex-wrap: wrap; gap: 20px; align-items: flex-start; }
 .inputs figure { margin: 8px 0; max-width: 480px; } .inputs img { display: block; max-width: 100%; }
 .inputs figcaption { margin-top: 6px; font-size: 13px; color: var(--soft); max-width: 40ch; }
-.frame { position: relative; overflow: hidden; }
+.frame { position: relative; overflow: hidden; width: fit-content; }
 .window { position: absolute; outline: 2px solid #ffd54a; outline-offset: -2px;
   box-shadow: 0 0 0 999px rgb(0 0 0 / 60%); }
 .exact { image-rendering: pixelated; }

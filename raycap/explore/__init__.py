@@ -15,7 +15,8 @@ from raycap.data.chunks import Chunk
 from raycap.data.manifest import read_data_manifest
 from raycap.data.progress import say
 from raycap.data.splits import split_chunks
-from raycap.explore import findings, oddities, report, similar, survey, words
+from raycap.explore import findings, oddities, report, sheets, similar, survey, words
+from raycap.explore.contents import Contents
 from raycap.schema import SPLITS
 
 ROWS_PER_READ = 128
@@ -62,7 +63,7 @@ def explore(config: ExploreConfig) -> str:
     tokens, without_tokens = count_tokens(rows.captions, options.tokenizer)
     say("comparing captions and photos")
     texts = similar.different_texts(rows)
-    contents = report.Contents(
+    contents = Contents(
         path=storage.absolute(config.data.path),
         limit=config.data.limit,
         options=options.model_dump(),
@@ -84,7 +85,7 @@ def explore(config: ExploreConfig) -> str:
         tokens=tokens,
         max_tokens=options.max_tokens,
     )
-    photos = survey.fetch_photos(chunks, report.shown_photos(contents))
+    photos = survey.fetch_photos(chunks, sheets.shown_photos(contents))
     output = storage.absolute(options.output)
     storage.write_bytes(output, report.explore_page(contents, verdicts, photos).encode())
     return output

@@ -19,7 +19,8 @@ LOOP = re.compile(r"\b(\w+)(?:\W+\1\b){2,}", re.IGNORECASE)
 MARKUP = re.compile(r"https?://|www\.|</?[a-z][^>]*>|&(?:[a-z]+|#\d+);|\S+@\S+\.\w", re.IGNORECASE)
 PLACEHOLDER = re.compile(
     r"^\W*(?:n/?a|none|null|nan|undefined|untitled|test|todo|lorem ipsum.*|"
-    r"(?:no |missing )?(?:image|photo|picture|caption|description)(?: (?:is )?(?:not )?(?:available|missing|here))?|"
+    r"(?:no |missing |broken )?(?:image|photo|picture|caption|description)"
+    r"(?: (?:is )?(?:not )?(?:available|missing|here))?|"
     r"(?:img|dsc|image|photo)[_ -]?\d+(?:\.\w{3,4})?)\W*$",
     re.IGNORECASE,
 )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from raycap import choosing
 from raycap.checkpoint import CheckpointError, find_checkpoints
 from raycap.choosing import Choice
+from raycap.metrics.measure import METEOR
 
 
 def choose_best(place: str, *, by: str) -> Choice:
@@ -26,5 +27,8 @@ def choose_best(place: str, *, by: str) -> Choice:
     try:
         choice = strategy({one.path: one.manifest.metrics for one in found})
     except choosing.NoCandidateError as error:
-        raise CheckpointError(f"{place}: {error}") from None
+        hint = (
+            "; training measures METEOR only where train.choose names it" if METEOR in strategy.named else ""
+        )
+        raise CheckpointError(f"{place}: {error}{hint}") from None
     return replace(choice, reason=f"by {by}: {choice.reason}")

@@ -15,12 +15,12 @@ from raycap.checkpoint import Manifest
 from raycap.choosing import CAPTION_METRICS, LOSSES
 from raycap.config import ConfigError
 from raycap.engine import EngineOptions
-from raycap.metrics import PreparedReferences, bootstrap
+from raycap.metrics import DocumentFrequency, PreparedReferences, bootstrap
 from raycap.metrics.measure import Measured, load_meteor
 from raycap.runs.evaluations import Answers, Evaluation, find_evaluations, pair
 from raycap.runs.listing import number, plain, readable_size
-from raycap.runs.showing import name_of
-from raycap.score import ScoringOptions, read_frequency
+from raycap.runs.showing import last_part, name_of
+from raycap.score import ScoreInputError, ScoringOptions, read_frequency
 from raycap.score import report as scoring
 
 
@@ -115,9 +115,7 @@ def _measure(sides: tuple[Side, Side], found: tuple[Evaluation, Evaluation], opt
         raise ConfigError(
             f"{found[0].path} and {found[1].path} hold other references; evaluate one of them again"
         )
-    files = {one.report.get("document_frequency_file", "") for one in found}
-    frequency = read_frequency(file) if len(files) == 1 and (file := next(iter(files))) else None
-    prepared = PreparedReferences(wanted, ids=ids, document_frequency=frequency)
+    prepared = PreparedReferences(wanted, ids=ids, document_frequency=_frequency(found))
     scorer = scoring.LocalScorer(prepared, load_meteor())
     measured = (scorer.measure(_in_order(answers[0], ids)), scorer.measure(_in_order(answers[1], ids)))
     comparison = scoring.compare(
@@ -128,6 +126,21 @@ def _measure(sides: tuple[Side, Side], found: tuple[Evaluation, Evaluation], opt
     return Pair(found, answers, measured, comparison)
 
 
+def _frequency(found: tuple[Evaluation, Evaluation]) -> DocumentFrequency | None:
+    """That of the file that both evaluations were scored with; None (the references' own) where they differ."""
+    files = {one.report.get("document_frequency_file", "") for one in found}
+    file = files.pop()
+    if files or not file:
+        return None
+    try:
+        return read_frequency(file)
+    except ScoreInputError as error:
+        raise ConfigError(
+            f"{found[0].path} was scored with document frequencies that cannot be read ({error}); "
+            "put them back, or evaluate both again"
+        ) from None
+
+
 def _in_order(answers: Answers, ids: Sequence[str]) -> list[str]:
     return [answers.captions[image_id] for image_id in ids]
 
@@ -136,28 +149,42 @@ def overview(comparison: Comparison) -> list[tuple[str, str, str]]:
     """What the two are: a label and both values, row by row."""
     rows = [("", *(side.name for side in comparison.sides))]
     columns = [_column(side, comparison) for side in comparison.sides]
+    one, other = (_settings(side.manifest.model) for side in comparison.sides)
+    for name in [name for name in {**one, **other} if one.get(name) != other.get(name)]:
+        columns[0][name], columns[1][name] = one.get(name, ""), other.get(name, "")
     rows += [(label, columns[0][label], columns[1][label]) for label in columns[0]]
     return [(label, one, other) for label, one, other in rows if one or other]
 
 
 def _column(side: Side, comparison: Comparison) -> dict[str, str]:
     manifest = side.manifest
-    evaluation = _evaluation_of(side, comparison)
-    speed = ""
-    if evaluation:
-        report = evaluation.report
-        beams = report["decoding"]["beams"]
-        speed = f"{evaluation.speed:.1f} images/s ({report['device']}, {report['precision']}, beams {beams})"
-    size = f"{readable_size(manifest.size)}, {readable_size(manifest.size - manifest.training_size)} to serve"
+    found = _evaluation_of(side, comparison)
+    encoder = manifest.encoder
     return {
         "family": manifest.family,
+        "encoder": f"{last_part(encoder.config.name)}, {encoder.patches} x {encoder.vision_dim:,}",
         "epoch": str(manifest.epoch),
         "created": manifest.created[:16].replace("T", " "),
         "trained weights": f"{side.weights:,}",
-        "size on disk": size,
-        "captioning, as evaluated": speed,
-        **{f"{name} in training": number(manifest.metrics.get(name)) for name in (*LOSSES, *CAPTION_METRICS)},
+        "size on disk": readable_size(manifest.size),
+        "size to serve": readable_size(manifest.size - manifest.training_size),
+        "captioning, as evaluated": f"{found.speed:.1f} images/s ({found.conditions})" if found else "",
+        **{
+            f"{scoring.LABELS.get(name, name)} in training": number(manifest.metrics.get(name))
+            for name in (*LOSSES, *CAPTION_METRICS)
+        },
     }
+
+
+def _settings(model: Mapping[str, Any], *, prefix: str = "model.") -> dict[str, str]:
+    """A model's settings as dotted names."""
+    found: dict[str, str] = {}
+    for name, value in model.items():
+        if isinstance(value, Mapping):
+            found |= _settings(value, prefix=f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = str(value)
+    return found
 
 
 def _evaluation_of(side: Side, comparison: Comparison) -> Evaluation | None:
@@ -200,9 +227,8 @@ def missing_pair(sides: tuple[Side, Side]) -> str:
 def conditions(found: Pair) -> str:
     """On what the captions are compared, in a line."""
     reports = [one.report for one in found.evaluations]
-    differing = [
-        key for key in ("decoding", "precision", "vocabulary") if reports[0].get(key) != reports[1].get(key)
-    ]
+    keys = ("decoding", "precision", "vocabulary", "document_frequency_file")
+    differing = [key.replace("_", " ") for key in keys if reports[0].get(key) != reports[1].get(key)]
     note = f"; they differ in {' and '.join(differing)}" if differing else ""
     samples = found.comparison["samples"]
     images = f"{reports[0]['num_images']:,} {reports[0]['split']} images"

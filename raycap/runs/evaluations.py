@@ -31,6 +31,11 @@ class Evaluation:
     report: Mapping[str, Any]
 
     @property
+    def digest(self) -> str:
+        """Of the checkpoint's manifest."""
+        return str(self.report["checkpoint"]["digest"])
+
+    @property
     def images(self) -> tuple[Any, ...]:
         """What must be the same for two evaluations to be of the same images."""
         data = self.report["data"]
@@ -40,6 +45,13 @@ class Evaluation:
     def speed(self) -> float:
         """Images captioned a second, the models' loading included."""
         return float(self.report["num_images"] / max(self.report["captioning_s"], 1e-9))
+
+    @property
+    def conditions(self) -> str:
+        """On what, and how, the captions were made."""
+        return (
+            f"{self.report['device']}, {self.report['precision']}, beams {self.report['decoding']['beams']}"
+        )
 
     def read_answers(self) -> Answers:
         """Captions and references of every image.
@@ -66,21 +78,18 @@ def find_evaluations(folder: str, manifest: Manifest) -> list[Evaluation]:
         return []
     place = storage.join(run, FOLDER)
     found = [_read(storage.join(place, name)) for name in storage.list_names(place)]
-    own = [one for one in found if one and one.report["checkpoint"]["digest"] == manifest.digest]
-    return sorted(own, key=lambda one: str(one.report["created"]), reverse=True)
+    own = [one for one in found if one and one.digest == manifest.digest]
+    return sorted(own, key=lambda one: str(one.report.get("created")), reverse=True)
 
 
 def _read(path: str) -> Evaluation | None:
     """None where an evaluation has not finished, or is no report of raycap's."""
     try:
-        report = storage.read_json(storage.join(path, REPORT))
-        return (
-            Evaluation(path, report)
-            if {"checkpoint", "data", "split", "captioning_s"} <= set(report)
-            else None
-        )
-    except (OSError, ValueError, TypeError):
+        found = Evaluation(path, storage.read_json(storage.join(path, REPORT)))
+        is_whole = found.digest and found.images and found.speed and found.conditions
+    except (OSError, ValueError, LookupError, TypeError):
         return None
+    return found if is_whole else None
 
 
 def pair(one: list[Evaluation], other: list[Evaluation]) -> tuple[Evaluation, Evaluation] | None:

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from raycap.score.report import LABELS
+from raycap.pages import page, table
+from raycap.score.report import comparison_rows
+
+LEADING = "cider_d"  # the metric whose sentence stands first
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ def compare_page(
     overview: Sequence[tuple[str, str, str]],
     comparison: Mapping[str, Any],
     sentences: Sequence[str],
+    conditions: str,
     note: str,
 ) -> str:
     """The page; everything is escaped here.
@@ -41,56 +45,45 @@ def compare_page(
         cards: in the order shown.
         overview: rows of a label and both values, the first of them the head.
         comparison: metrics as `raycap score --compare` reports them; empty where there is none.
-        sentences: what the comparison says.
+        sentences: what the comparison says, or why there is none.
+        conditions: on what the captions are compared.
         note: which photos these are and where the captions come from.
     """
-    one, other = (escape(name) for name in names)
-    return PAGE.format(
-        title=f"{one} against {other}",
-        legend=f"<span class=one>{one}</span> <span class=other>{other}</span>",
-        overview=_table(overview),
-        comparison=_comparison(names, comparison),
-        sentences=_sentences(sentences, folded=bool(comparison)),
-        note=escape(note),
-        cards="\n".join(_card(card) for card in cards),
+    one, other = names
+    body = (
+        f"{_lead(comparison, sentences)}<h2>What they are</h2>{_overview(overview)}{_comparison(names, comparison)}"
+        f"{_in_words(sentences) if comparison else ''}<h2>Photos</h2><p class=soft>{escape(note)}</p>"
+        f"<p class=legend><span class=one>{escape(one)}</span> <span class=other>{escape(other)}</span></p>"
+        f"<div class=cards>{''.join(map(_card, cards))}</div>"
     )
+    return page(f"{one} against {other}", subtitle=conditions, body=body, style=STYLE)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    lines = "".join(f"<tr>{line}</tr>" for line in body)
-    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+def _lead(comparison: Mapping[str, Any], sentences: Sequence[str]) -> str:
+    """What the metric that decides says; without a comparison, why there is none."""
+    said = comparison[LEADING]["sentence"] if LEADING in comparison else " ".join(sentences)
+    return f"<p class=lead>{escape(said)}</p>"
+
+
+def _overview(rows: Sequence[tuple[str, str, str]]) -> str:
+    head, *body = rows
+    return f"<div class=overview>{table(head, body, text=(0, 1, 2))}</div>"
 
 
 def _comparison(names: tuple[str, str], comparison: Mapping[str, Any]) -> str:
     if not comparison:
         return ""
-    rows = [["metric", *names, "difference", "95 % interval", "p"]]
-    for name, found in comparison.items():
-        low, high = found["interval"]
-        score = found["other"] + found["difference"]
-        rows.append(
-            [
-                LABELS[name],
-                f"{score:.4f}",
-                f"{found['other']:.4f}",
-                f"{found['difference']:+.4f}",
-                f"{low:+.4f} to {high:+.4f}",
-                f"{found['p_value']:.3f}",
-            ]
-        )
-    return _table(rows)
+    head = ("metric", *names, "difference", "95 % interval", "p")
+    return f"<h2>Is one really better?</h2>{table(head, comparison_rows(comparison))}"
 
 
-def _sentences(sentences: Sequence[str], *, folded: bool) -> str:
+def _in_words(sentences: Sequence[str]) -> str:
     lines = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    if folded:  # they say what the table above them says
-        return f"<details class=sentences><summary>in words</summary><ul>{lines}</ul></details>"
-    return f"<ul class=sentences>{lines}</ul>"
+    return f"<details><summary>in words</summary><ul>{lines}</ul></details>"
 
 
 def _card(card: Card) -> str:
-    scores = [f" <b>{value:.2f}</b>" for value in card.cider_d] if card.cider_d else ["", ""]
+    scores = [f" <small>{value:.2f}</small>" for value in card.cider_d] if card.cider_d else ["", ""]
     said = "".join(
         f"<p class={kind}>{escape(caption) or '(nothing)'}{score}</p>"
         for kind, caption, score in zip(("one", "other"), card.captions, scores, strict=True)
@@ -98,49 +91,21 @@ def _card(card: Card) -> str:
     references = "".join(f"<li>{escape(text)}</li>" for text in card.references)
     name = escape(card.image_id)
     return (
-        f'<article><figure><img src="{escape(card.photo)}" alt="{name}" loading="lazy"></figure><div class=text>{said}'
+        f'<article><img src="{escape(card.photo)}" alt="{name}" loading="lazy"><div class=text>{said}'
         f"<ul>{references}</ul><p class=id>{name}</p></div></article>"
     )
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>
-:root {{ color-scheme: light dark; --ink: #1c2430; --soft: #667085; --line: #e3e6ec; --card: #fff;
-  --page: #f5f6f8; --one: #1f5fa8; --other: #b4491a; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e8ebf1; --soft: #98a2b3; --line: #2d3543;
-  --card: #1a202b; --page: #11151c; --one: #7fb2ee; --other: #f0a06c; }} }}
-* {{ box-sizing: border-box; }}
-body {{ margin: 0 auto; max-width: 1180px; padding: 32px 20px 64px; background: var(--page);
-  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }}
-h1 {{ font-size: 24px; margin: 0 0 16px; overflow-wrap: anywhere; }}
-.legend span {{ margin-right: 20px; font-weight: 600; overflow-wrap: anywhere; }}
-.one {{ color: var(--one); }} .other {{ color: var(--other); }}
-.scroll {{ overflow-x: auto; margin-bottom: 20px; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }}
-td {{ padding: 5px 20px 5px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }}
-td:first-child {{ text-align: left; }} thead td, td:first-child {{ color: var(--soft); }}
-.sentences {{ margin-bottom: 28px; }} .soft, .id {{ color: var(--soft); }}
-main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); gap: 20px; }}
-article {{ background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow: hidden; }}
-figure {{ margin: 0; background: var(--line); }}
-img {{ display: block; width: 100%; height: 240px; object-fit: contain; }}
-.text {{ padding: 14px 16px 12px; overflow-wrap: anywhere; }}
-.text p {{ margin: 0 0 8px; }} .text .one, .text .other {{ font-size: 16px; font-weight: 600; }}
-.text b {{ font-size: 12px; font-weight: 500; color: var(--soft); font-variant-numeric: tabular-nums; }}
-ul {{ margin: 0; padding: 0; list-style: none; }}
-article li {{ padding: 3px 0 3px 12px; border-left: 2px solid var(--line); color: var(--soft); font-size: 14px; }}
-.text .id {{ margin: 10px 0 0; font-size: 12px; }}
-</style></head><body>
-<h1>{title}</h1>
-{overview}
-{comparison}
-{sentences}
-<p class=legend>{legend}</p>
-<p class=soft>{note}</p>
-<main>
-{cards}
-</main>
-</body></html>
+STYLE = """
+:root { --one: #1f5fa8; --other: #b4491a; }
+@media (prefers-color-scheme: dark) { :root { --one: #7fb2ee; --other: #f0a06c; } }
+.lead { font-size: 18px; margin: 18px 0 0; max-width: 80ch; }
+.one { color: var(--one); } .other { color: var(--other); }
+.legend { position: sticky; top: 0; margin: 0 0 4px; padding: 8px 0; background: var(--page); font-weight: 600; }
+.legend span { margin-right: 20px; }
+.overview td { overflow-wrap: anywhere; } .overview td:first-child { color: var(--soft); }
+.cards { grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); }
+article img { height: 240px; }
+.text .one, .text .other { margin: 0 0 8px; font-size: 16px; font-weight: 600; } .text small { font-weight: 400; }
+article li { color: var(--soft); }
 """

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from raycap import storage
 from raycap.config import ConfigError
-from raycap.engine import CaptionEngine, read_image
+from raycap.engine import CaptionEngine
 from raycap.pages import thumbnail
 from raycap.runs.comparing import CompareOptions, Comparison, Pair, conditions, overview, sentences
 from raycap.runs.page import Card, compare_page
+from raycap.vision import BadImageError, decode_image
 
 SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -30,7 +31,7 @@ def write_page(comparison: Comparison, options: CompareOptions) -> str:
         cards = evaluated_cards(comparison.pair, evaluated, limit=options.num_images)
         note = (
             f"{len(cards)} of the {len(evaluated)} photos that both evaluations captioned, those first where the "
-            f"captions' own CIDEr-D (small numbers) differ most; {conditions(comparison.pair)}"
+            "captions' own CIDEr-D (small numbers) differ most"
         )
     else:
         cards = captioned_cards(comparison, photos, options)
@@ -41,11 +42,11 @@ def write_page(comparison: Comparison, options: CompareOptions) -> str:
         overview=overview(comparison),
         comparison=comparison.pair.comparison["metrics"] if comparison.pair else {},
         sentences=sentences(comparison),
+        conditions=conditions(comparison.pair) if comparison.pair else "",
         note=note,
     )
     output = storage.absolute(options.output)
-    # captions may hold half a surrogate pair, which no file takes
-    storage.write_bytes(output, page.encode(errors="backslashreplace"))
+    storage.write_bytes(output, page.encode())
     return output
 
 
@@ -80,7 +81,7 @@ def evaluated_cards(pair: Pair, photos: Mapping[str, str], *, limit: int) -> lis
     return [
         Card(
             image_id,
-            thumbnail(read_image(storage.read_bytes(photos[image_id]))),
+            read_thumbnail(photos[image_id]),
             (one.captions[image_id], other.captions[image_id]),
             scores[image_id],
             one.references[image_id],
@@ -92,12 +93,25 @@ def evaluated_cards(pair: Pair, photos: Mapping[str, str], *, limit: int) -> lis
 def captioned_cards(comparison: Comparison, photos: Mapping[str, str], options: CompareOptions) -> list[Card]:
     """The first photos of the folder, captioned by both models now."""
     names = list(photos)[: options.num_images]
+    thumbnails = [read_thumbnail(photos[name]) for name in names]  # before any model is loaded
     images = [storage.read_bytes(photos[name]) for name in names]
     one, other = (caption_all(side.path, images, options) for side in comparison.sides)
     return [
-        Card(name, thumbnail(read_image(image)), (ours, theirs), None, [])
-        for name, image, ours, theirs in zip(names, images, one, other, strict=True)
+        Card(name, photo, (ours, theirs), None, [])
+        for name, photo, ours, theirs in zip(names, thumbnails, one, other, strict=True)
     ]
+
+
+def read_thumbnail(path: str) -> str:
+    """A photo as a small data URI.
+
+    Raises:
+        BadImageError: it cannot be read; names it.
+    """
+    try:
+        return thumbnail(decode_image(storage.read_bytes(path)))
+    except BadImageError as error:
+        raise BadImageError(f"{path}: {error}; take it out of the folder") from None
 
 
 def caption_all(path: str, images: Sequence[bytes], options: CompareOptions) -> list[str]:

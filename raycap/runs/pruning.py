@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from raycap import storage
 from raycap.checkpoint import (
     CHECKPOINTS,
+    LOSS_KEY,
     CheckpointError,
     Manifest,
     RunCheckpoints,
@@ -29,8 +30,8 @@ class Pruning:
     """Bytes of each that goes."""
 
     def carry_out(self) -> None:
-        """Remove, and renew the index."""
-        self.checkpoints.remove_others(self.kept)
+        """Remove what the plan names (never what has come since), and renew the index."""
+        self.checkpoints.remove(self.doomed)
         self.checkpoints.refresh()
 
 
@@ -45,14 +46,14 @@ def plan_pruning(run: str, *, keep: Sequence[str] = ()) -> Pruning:
         CheckpointError: no run, or something among its checkpoints that is not raycap's or is damaged.
         ConfigError: `keep` names a step that is not there, or no strategy.
     """
-    checkpoints = RunCheckpoints(run, metric=strategy_of(run))
+    checkpoints = RunCheckpoints(run, metric=(strategy := strategy_of(run)))
     manifests = recognise(checkpoints)
-    index = checkpoints.read_index()
     kept: dict[str, list[str]] = {}
+    # from the manifests and not the index, which a crash may have left behind them
     for name, why in (
-        (index.best_metric, f"best by {index.metric}"),
-        (index.best_loss, "best by loss"),
-        (index.last, "last"),
+        (choose_kept(manifests, strategy), f"best by {strategy}"),
+        (choose_kept(manifests, LOSS_KEY), "best by loss"),
+        (max(manifests), "last"),
         *(find_kept(manifests, wanted) for wanted in keep),
     ):
         if name:
@@ -84,7 +85,7 @@ def recognise(checkpoints: RunCheckpoints) -> dict[str, Manifest]:
     names = checkpoints.names()
     if not names:
         raise CheckpointError(
-            f"no run at {checkpoints.run}: {CHECKPOINTS} holds no checkpoint; give a run's folder"
+            f"no run at {checkpoints.run}: no checkpoint lies in a folder {CHECKPOINTS} there; give a run's folder"
         )
     strangers = [
         name for name in storage.list_names(folder) if name not in names and not checkpoints.owns(name)

@@ -71,9 +71,10 @@ def name_of(folder: str, manifest: Manifest) -> str:
     """A short name for people: the run's name and the step; the folder's name for a checkpoint by itself."""
     run = run_of(folder)
     if not run:
-        return _last(folder)
-    return f"{_last(run)} step {manifest.step:,}"
+        return last_part(folder)
+    return f"{last_part(run)} step {manifest.step:,}"
 
 
-def _last(path: str) -> str:
+def last_part(path: str) -> str:
+    """The name at the end of a path or URI."""
     return path.partition("?")[0].rstrip("/").rpartition("/")[2]

@@ -246,14 +246,21 @@ def notes(report: Mapping[str, Any]) -> list[str]:
 def comparison_table(report: Mapping[str, Any]) -> Table:
     """Two sets of captions side by side."""
     table = Table("metric", "score", "other", "difference", "95 % interval", "p")
-    for name, compared in report["comparison"]["metrics"].items():
-        low, high = compared["interval"]
-        table.add_row(
-            LABELS[name],
-            f"{report['metrics'][name]:.4f}",
-            f"{compared['other']:.4f}",
-            f"{compared['difference']:+.4f}",
-            f"{low:+.4f} to {high:+.4f}",
-            _p(compared["p_value"]),
-        )
+    for row in comparison_rows(report["comparison"]["metrics"]):
+        table.add_row(*row)
     return table
+
+
+def comparison_rows(compared: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Metric, score, the other's, difference, interval and p, as `comparison_table` shows them."""
+    return [
+        (
+            LABELS[name],
+            f"{found['other'] + found['difference']:.4f}",
+            f"{found['other']:.4f}",
+            f"{found['difference']:+.4f}",
+            f"{found['interval'][0]:+.4f} to {found['interval'][1]:+.4f}",
+            _p(found["p_value"]),
+        )
+        for name, found in compared.items()
+    ]

@@ -214,3 +214,8 @@ def test_every_example_of_the_grammar_parses() -> None:
     ]
     assert len(examples) == 8
     assert all(parse(example) for example in examples)
+
+
+def test_the_only_candidate_is_said_to_be() -> None:
+    """The reason was "it is the first, and each of the 0 others falls ..."."""
+    assert choose({"a": {"cider_d": 0.5}}, "pareto").reason == "it is the only candidate"

@@ -18,9 +18,9 @@ from small_run import make_run
 from raycap import cli
 from raycap.config import ConfigError
 from raycap.debug import DebugConfig, Study, debug, judge, n_best, study_photo
-from raycap.debug.checks import find_loop
 from raycap.debug.grid import PatchGrid, patch_grid, visible_window
 from raycap.debug.report import debug_page, veil
+from raycap.debug.said import find_loop
 from raycap.decoding import DecodingConfig
 from raycap.engine import CaptionEngine, GivenDecoding, read_image
 from raycap.models.base import CaptionModel

@@ -198,6 +198,7 @@ def test_tokens_are_the_tokenizers(tmp_path: Path) -> None:
         ("See https://example.org for more", "an address or markup"),
         ("A dog <br> runs", "an address or markup"),
         ("Image not available", "a placeholder"),
+        ("Broken image", "a placeholder"),
         ("IMG_0042.jpg", "a placeholder"),
         ("12 34 56", "no letters"),
         ("A DOG RUNS OVER A HILL", "in capitals"),
@@ -335,3 +336,15 @@ def test_a_histogram_counts_every_value(values: list[float]) -> None:
     assert sum(int(count.replace(",", "")) for count in re.findall(r": ([\d,]+)</title>", chart)) == len(
         values
     )
+
+
+def test_a_page_of_what_utf8_cannot_hold_can_be_written() -> None:
+    """`raycap debug` on a photo whose name has a byte that is no UTF-8 ended in UnicodeEncodeError."""
+    page = pages.page("photo \udcff.jpg", subtitle="\ud800", body="")
+    assert "photo \\udcff.jpg" in page
+    page.encode()
+
+
+def test_where_all_values_are_one_the_bar_is_no_wall() -> None:
+    (width,) = re.findall(r"<rect .* width=([\d.]+)", pages.histogram([5, 5, 5], label="n"))
+    assert float(width) == pages.WIDEST_BAR

@@ -17,10 +17,12 @@ from toy_family import ToyConfig, make_base
 
 from raycap import checkpoint, metrics
 from raycap.checkpoint import CheckpointError
+from raycap.checkpoint.manifest import digest_of
 from raycap.config import ConfigError
 from raycap.metrics.measure import load_meteor
-from raycap.runs.comparing import CompareOptions, compare, read_side, sentences
+from raycap.runs.comparing import CompareOptions, compare, conditions, read_side, sentences
 from raycap.runs.photos import find_photos, match, write_page
+from raycap.vision import BadImageError
 
 REFERENCES = {
     f"photo {number}": [f"a {colour} dog runs on the {place}", f"the {colour} dog is at the {place}"]
@@ -250,3 +252,54 @@ def test_the_weights_are_counted_by_the_head_of_their_file(tmp_path: Path, base:
     weights.unlink()
     with pytest.raises(CheckpointError, match="is missing"):
         checkpoint.count_weights(str(saved))
+
+
+def test_a_report_that_is_none_does_not_count(both: tuple[Path, Path]) -> None:
+    """A report without its checkpoint's digest was a KeyError."""
+    report = both[0] / "evaluate/val-1/report.json"
+    whole = json.loads(report.read_text())
+    for key in ("checkpoint", "data", "decoding"):
+        report.write_text(json.dumps({**whole, key: {}}))
+        assert read_side(str(both[0])).evaluations == []
+    report.write_text(json.dumps(whole))
+    assert len(read_side(str(both[0])).evaluations) == 1
+
+
+def test_a_photo_that_is_none_is_named(both: tuple[Path, Path], tmp_path: Path) -> None:
+    """The message was "image 0: damaged image", whichever of the folder it was."""
+    for names in (["photo 3.jpg", "photo 4.jpg"], ["a.jpg", "b.jpg"]):
+        folder = photos(tmp_path / names[0], names)
+        (folder / names[1]).write_bytes(b"no photo")
+        options = CompareOptions(images=str(folder), output=str(tmp_path / "page.html"), bootstrap=100)
+        with pytest.raises(BadImageError, match=f"{names[1]}: not an image of a known format.*take it out"):
+            write_page(compare(*map(str, both), options=options), options)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_document_frequencies_that_are_gone_are_said(both: tuple[Path, Path], tmp_path: Path) -> None:
+    for run in both:
+        report = run / "evaluate/val-1/report.json"
+        whole = json.loads(report.read_text())
+        report.write_text(json.dumps({**whole, "document_frequency_file": str(tmp_path / "gone.json")}))
+    with pytest.raises(ConfigError, match=r"gone\.json.*put them back, or evaluate both again"):
+        compare(*map(str, both), options=CompareOptions(bootstrap=100))
+    report.write_text(json.dumps({**whole, "document_frequency_file": ""}))
+    found = compare(*map(str, both), options=CompareOptions(bootstrap=100)).pair
+    assert found is not None
+    assert conditions(found).endswith("they differ in document frequency file")
+
+
+def test_what_tells_the_two_apart_is_shown(
+    both: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Encoder and model settings, the first things one asks, were nowhere in the comparison."""
+    path = Path(checkpoint.resolve(str(both[1]))) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["model"]["lora"] = {"rank": 7}
+    manifest["encoder"]["config"]["name"] = "models/other-encoder"
+    del manifest["digest"]
+    path.write_text(json.dumps({**manifest, "digest": digest_of(manifest)}))
+    out = output(capsys, "compare", *map(str, both))
+    assert re.search(r"encoder .*, \d+ x \d+ .*other-encoder, \d+ x \d+", out)
+    assert re.search(r"model\.lora\.rank .* 7 ", out)
+    assert "model.family" not in out

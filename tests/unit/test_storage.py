@@ -136,3 +136,13 @@ def test_interrupted_write_elsewhere_leaves_nothing(mock_uri: str) -> None:
     assert not storage.exists(path)
     assert not storage.is_local(mock_uri)
     assert isinstance(storage.filesystem("/tmp")[0], pafs.LocalFileSystem)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    """`raycap models list FILE` said "[Errno 20] Cannot list directory ... Detail: [errno 20]"."""
+    path = str(tmp_path / "file")
+    storage.write_bytes(path, b"x")
+    assert storage.list_names(path) == []
+    assert storage.list_files(path) == {}
+    with pytest.raises(FileNotFoundError, match=r"file/below is not there: part of that path is a file"):
+        storage.read_bytes(f"{path}/below")
