@@ -30,7 +30,7 @@ def train_command(family: str) -> Callable[..., None]:
     ) -> None:
         """Fine-tune a captioner. Features are made first where they are missing.
 
-        Prints the run folder: checkpoints, metrics.jsonl, loss.png and samples.html.
+        Prints the run folder: checkpoints, metrics.jsonl, loss.png, curves.png and samples.html.
 
         Parameters
         ----------

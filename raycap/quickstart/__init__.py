@@ -154,7 +154,7 @@ def show_summary(
     table.add_row("over HTTP", f"{answer['drawing']}: [bold]{answer['caption']}[/bold]")
     table.add_row("rows", f"{folder}/data")
     table.add_row("models, features", f"{folder}/models, {folder}/features")
-    table.add_row("run (checkpoints, metrics.jsonl, loss.png, samples.html)", run)
+    table.add_row("run (checkpoints, metrics.jsonl, loss.png, curves.png, samples.html)", run)
     table.add_row("report", report)
     screen.print(table)
     screen.print("Next:")
