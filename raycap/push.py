@@ -84,13 +84,24 @@ def _find_token() -> str:
 
 @contextmanager
 def _exported(source: str, repository: str, config: PushConfig) -> Iterator[Path]:
-    """The export in `source`, or one made of the checkpoint there for as long as it is needed."""
+    """The export in `source`, or one made of the checkpoint there for as long as it is needed.
+
+    Raises:
+        ConfigError: settings of an export to make, where one is there.
+    """
+    wanted = config.model_dump(include={"form", "encoder", "language_model"}, exclude_defaults=True)
     if storage.is_local(source) and (Path(storage.absolute(source)) / RECORD).is_file():
-        yield Path(storage.absolute(source))
+        folder = Path(storage.absolute(source))
+        form = read_record(folder).form
+        if ignored := wanted.keys() - ({"form"} if form == config.form else set()):
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(ignored))
+            raise ConfigError(
+                f"{source} is an export of form {form} already; leave out {flags}, or name the run"
+            )
+        yield folder
         return
     checkpoint.resolve(source)  # says what `source` may be before a folder is made
     with tempfile.TemporaryDirectory(prefix="raycap-") as temporary:
-        wanted = config.model_dump(include={"form", "encoder", "language_model"})
         output = str(Path(temporary, repository.partition("/")[2]))
         yield Path(export(source, ExportConfig(output=output, **wanted)))
 

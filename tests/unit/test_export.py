@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from fakes import make_encoder, make_language_model
 from fresh import FRESH, alone, up_to_end
 from PIL import Image
+from safetensors import SafetensorError
 from small_run import make_run
 
 from raycap import checkpoint
@@ -30,6 +31,8 @@ from raycap.export.assemble import LOUD, generation_config, with_norm_layer
 from raycap.export.card import renamed, snippet, write_card
 from raycap.export.plain import PlainCaptioner
 from raycap.export.record import RECORD, Record, check_files, read_record
+from raycap.models import CaptionModel
+from raycap.models.gpt2_cross.model import Gpt2Cross
 
 SETTINGS: list[dict[str, Any]] = [
     {"beams": 1},
@@ -233,6 +236,31 @@ def test_what_does_not_say_the_same_is_refused_and_leaves_nothing(
 
     monkeypatch.setattr(PlainCaptioner, "text", confused)
     with pytest.raises(CheckpointError, match="does not say what raycap says"):
+        export(str(clip_run), ExportConfig(output=str(tmp_path / "exported")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_family_without_a_plain_form_is_refused_and_exports_as_adapter(
+    clip_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gpt2Cross, "to_transformers", CaptionModel.to_transformers)
+    with pytest.raises(ConfigError, match="Gpt2Cross has no form in transformers; take --form adapter"):
+        export(str(clip_run), ExportConfig(output=str(tmp_path / "exported")))
+    assert list(tmp_path.iterdir()) == []
+    export(str(clip_run), ExportConfig(output=str(tmp_path / "exported"), form="adapter"))
+    assert read_record(tmp_path / "exported").form == "adapter"
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    clip_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors raises an error of its own, which ended in a traceback."""
+
+    def full(*arguments: Any, **settings: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    with pytest.raises(OSError, match=r"the weights cannot be written to .*: I/O error: No space left"):
         export(str(clip_run), ExportConfig(output=str(tmp_path / "exported")))
     assert list(tmp_path.iterdir()) == []
 

@@ -149,6 +149,24 @@ def test_a_refused_commit_is_one_sentence(adapter: Path, hub: Hub, status: int, 
     assert hub.commits == {}
 
 
+@pytest.mark.parametrize(
+    ("settings", "flags"),
+    [({"form": "adapter"}, "--form"), ({"encoder": "x", "language_model": "y"}, "--enc")],
+)
+def test_settings_of_an_export_to_make_are_refused_for_one_that_is_there(
+    plain: Path, hub: Hub, settings: dict[str, str], flags: str
+) -> None:
+    """They were ignored: --form adapter pushed the plain form that lay there."""
+    with pytest.raises(ConfigError, match=f"is an export of form transformers already; leave out {flags}"):
+        push.push(str(plain), "me/captioner", PushConfig.model_validate(settings))
+    assert hub.calls == []
+
+
+def test_the_form_that_an_export_has_may_be_said(adapter: Path, hub: Hub) -> None:
+    push.push(str(adapter), "me/captioner", PushConfig(form="adapter"))
+    assert len(hub.commits["me/captioner"]) == 1
+
+
 def test_what_does_not_verify_is_not_sent(plain: Path, hub: Hub) -> None:
     with (plain / "model.safetensors").open("r+b") as weights:
         weights.seek(-1, os.SEEK_END)
