@@ -2,7 +2,7 @@
 
 The token comes from the environment (HF_TOKEN, or what `hf auth login` keeps) and is never printed. All files arrive in
 one commit, so that the repository is never half new; files that an interrupted upload has sent are not sent again.
-What lies in a repository already is touched only where it is an export's.
+What lies in a repository already stays, but for an earlier export's files and README.md.
 """
 
 from __future__ import annotations

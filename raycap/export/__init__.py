@@ -28,16 +28,7 @@ from raycap.export.record import (
     write_record,
 )
 
-__all__ = [
-    "CARD",
-    "RECORD",
-    "ExportConfig",
-    "Form",
-    "Record",
-    "export",
-    "read_record",
-    "verify_export",
-]
+__all__ = ["CARD", "RECORD", "ExportConfig", "Form", "Record", "export", "read_record", "verify_export"]
 
 
 class ExportConfig(Frozen):
