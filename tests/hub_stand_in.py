@@ -39,6 +39,8 @@ class Hub:
     uploads: list[str] = field(default_factory=list)
     """sha256 of every large file sent whole."""
     refuse_uploads_after: int = 1000
+    refuse_commits_with: int = 0
+    """HTTP status, with a reason that has the token in it."""
 
     def head(self, repository: str) -> tuple[str, Files]:
         return self.commits[repository][-1] if self.commits.get(repository) else ("0" * 40, {})
@@ -144,7 +146,9 @@ def build(hub: Hub) -> FastAPI:
         return Response(status_code=200)
 
     @app.post("/api/models/{owner}/{name}/commit/{revision}")
-    async def commit(owner: str, name: str, request: Request) -> dict[str, Any]:
+    async def commit(owner: str, name: str, request: Request) -> Any:
+        if hub.refuse_commits_with:
+            return Response(json.dumps({"error": f"too large for {hub.token}"}), hub.refuse_commits_with)
         lines = [json.loads(line) for line in (await request.body()).splitlines()]
         oid = hub.commit(f"{owner}/{name}", lines)
         return {"success": True, "commitOid": oid, "commitUrl": f"{hub.url}/{owner}/{name}/commit/{oid}"}

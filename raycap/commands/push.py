@@ -19,8 +19,9 @@ def push(
     """Upload an export to the Hugging Face Hub: verified first, refused where it does not verify.
 
     The token is read from HF_TOKEN (or from what `hf auth login` keeps), never from the command line. All files arrive
-    in one commit. After an interruption the same command goes on: what has arrived is not sent again. Prints the
-    commit's address; `raycap caption --checkpoint hf://OWNER/NAME` takes an adapter from there.
+    in one commit, which replaces an earlier export there and its README.md; other files of a repository stay, and one
+    that stands in the way is named. After an interruption the same command goes on: files that have arrived are not
+    sent again. Prints the commit's address; `raycap caption --checkpoint hf://OWNER/NAME` takes an adapter from there.
 
     Parameters
     ----------

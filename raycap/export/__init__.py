@@ -17,7 +17,16 @@ from raycap.config import ConfigError, Frozen
 from raycap.engine import CaptionEngine
 from raycap.export.adapter import copy_adapter, verify_adapter
 from raycap.export.card import write_card
-from raycap.export.record import CARD, RECORD, Form, Record, check_files, read_record, write_record
+from raycap.export.record import (
+    CARD,
+    RECORD,
+    Form,
+    Record,
+    all_names_in,
+    check_files,
+    read_record,
+    write_record,
+)
 
 __all__ = ["CARD", "RECORD", "ExportConfig", "Form", "Record", "export", "read_record", "verify_export"]
 
@@ -35,8 +44,8 @@ class ExportConfig(Frozen):
     """Where the language model lies now, if it has moved since training; an adapter's manifest says so too."""
 
 
-def export(checkpoint: str, config: ExportConfig, *, name: str = "") -> str:
-    """Export a checkpoint; returns the folder. `name` heads the model card; "" takes the folder's.
+def export(checkpoint: str, config: ExportConfig) -> str:
+    """Export a checkpoint; returns the folder.
 
     Raises:
         CheckpointError: absent, damaged, or the export does not say what the checkpoint says.
@@ -51,7 +60,8 @@ def export(checkpoint: str, config: ExportConfig, *, name: str = "") -> str:
             record, feature_map = _write_adapter(engine, folder, config), False
         else:
             record, feature_map = _write_plain(engine, folder)
-        write_card(folder, record, engine.manifest, name=name or output.name, feature_map=feature_map)
+        record = record.model_copy(update={"name": output.name})
+        write_card(folder, record, engine.manifest, feature_map=feature_map)
         write_record(folder, record)
         storage.publish_folder(folder, str(output), last=RECORD)
     return str(output)
@@ -75,18 +85,24 @@ def verify_export(folder: Path) -> Record:
 
 
 def check_output(place: str) -> Path:
-    """The folder to write, absolute.
+    """The folder to write, absolute and without links (the export takes the place of what a link means).
 
     Raises:
+        CheckpointError: an earlier export lies there whose record is damaged.
         ConfigError: no local folder, or one that holds anything but an earlier export.
     """
     if "://" in place:
         raise ConfigError(f"--output is a local folder, not {place}; copy it from there, or take raycap push")
-    output = Path(storage.absolute(place))
-    if output.is_dir() and any(output.iterdir()) and not (output / RECORD).is_file():
-        raise ConfigError(f"{output} holds files that are no export; name another folder as --output")
-    if output.is_file():
+    output = Path(place).expanduser().resolve()
+    if output.exists() and not output.is_dir():
         raise ConfigError(f"{output} is a file; name a folder as --output")
+    present = all_names_in(output)
+    earlier = {RECORD, CARD, *read_record(output).files} if RECORD in present else set()
+    if others := [name for name in present if name not in earlier]:
+        raise ConfigError(
+            f"{output} holds files that are no export ({others[0]}); take them away, or name another folder as "
+            "--output"
+        )
     return output
 
 

@@ -74,6 +74,8 @@ def assemble(
     model = VisionEncoderDecoderModel(encoder=tower, decoder=decoder).eval()
     loudness = LOUD if carries else 1.0
     _quieten(model, loudness)
+    for config in (model.config, model.config.encoder, model.config.decoder):
+        config._name_or_path = ""  # where they lay on this machine
     model.generation_config = generation_config(decoding, tokenizer)
     return Assembled(model, "pixels" if carries else "features", loudness)
 

@@ -33,6 +33,8 @@ class Record(Frozen):
 
     format: Literal[1] = 1
     form: Form
+    name: str = ""
+    """What the model card calls the folder; `raycap push` puts the repository in its place."""
     raycap: str = __version__
     checkpoint: str
     """Digest of the checkpoint's manifest."""
@@ -92,9 +94,12 @@ def check_files(folder: Path, record: Record) -> None:
 
 def names_in(folder: Path) -> list[str]:
     """Files of an export that a record names."""
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    hidden = [path for path in paths if not path.parts[0].startswith(".")]
-    return sorted(path.as_posix() for path in hidden if path.as_posix() not in {RECORD, CARD})
+    return [name for name in all_names_in(folder) if not name.startswith(".") and name not in {RECORD, CARD}]
+
+
+def all_names_in(folder: Path) -> list[str]:
+    """Every file of a folder, hidden ones too."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def entry_of(path: Path) -> FileEntry:

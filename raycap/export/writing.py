@@ -17,8 +17,10 @@ def write_plain(engine: CaptionEngine, folder: Path) -> Assembled:
 
     Raises:
         ConfigError: a family or an encoder that cannot be written so.
+        OSError: the disk is full, or takes no writing.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoImageProcessor
 
     tokenizer = _copy_tokenizer(engine, folder)
@@ -33,7 +35,10 @@ def write_plain(engine: CaptionEngine, folder: Path) -> Assembled:
         tokenizer=tokenizer,
     )
     with quiet_transformers():
-        assembled.model.save_pretrained(folder)
+        try:
+            assembled.model.save_pretrained(folder)
+        except SafetensorError as error:  # a full disk, among others: no OSError of Python's
+            raise OSError(f"the weights cannot be written to {folder.parent}: {error}") from None
         for weights in folder.glob("*.safetensors"):  # written for the owner alone, unlike all else
             weights.chmod((folder / "config.json").stat().st_mode)
         AutoImageProcessor.from_pretrained(place, backend="pil").save_pretrained(folder)

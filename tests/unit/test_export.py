@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +18,21 @@ import torch.nn.functional as F
 from fakes import make_encoder, make_language_model
 from fresh import FRESH, alone, up_to_end
 from PIL import Image
+from safetensors import SafetensorError
 from small_run import make_run
 
 from raycap import checkpoint
-from raycap.checkpoint import CheckpointError
+from raycap.checkpoint import CheckpointError, Manifest
 from raycap.config import ConfigError
 from raycap.decoding import DecodingConfig
 from raycap.engine import CaptionEngine
 from raycap.export import ExportConfig, export, verify
 from raycap.export.assemble import LOUD, generation_config, with_norm_layer
+from raycap.export.card import renamed, snippet, write_card
 from raycap.export.plain import PlainCaptioner
-from raycap.export.record import RECORD, check_files, read_record
+from raycap.export.record import RECORD, Record, check_files, read_record
+from raycap.models import CaptionModel
+from raycap.models.gpt2_cross.model import Gpt2Cross
 
 SETTINGS: list[dict[str, Any]] = [
     {"beams": 1},
@@ -111,37 +118,61 @@ def exports(clip_run: Path, conv_run: Path) -> dict[str, tuple[Path, Path]]:
     return made
 
 
-@pytest.mark.parametrize("takes", ["pixels", "features"])
-def test_a_fresh_process_without_raycap_says_the_same_tokens(
-    exports: dict[str, tuple[Path, Path]], takes: str, tmp_path: Path
-) -> None:
-    run, folder = exports[takes]
-    photos = photos_in(tmp_path, side=32 if takes == "pixels" else 64)
+SIDES = {"pixels": 32, "features": 64}
+"""Of the encoders' pictures, by what their exports take."""
+
+
+def snippet_in(folder: Path) -> str:
+    """The Python of an export's model card."""
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert code
+    return code[1]
+
+
+@pytest.fixture(scope="module", params=SIDES)
+def heard(
+    request: pytest.FixtureRequest,
+    exports: dict[str, tuple[Path, Path]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[CaptionEngine, Path, list[list[list[int]]], str]:
+    """raycap's engine, a folder with photos and photo.jpg, and what a process without raycap said of them: the token
+    ids of each of SETTINGS, and what the card's snippet printed.
+    """
+    run, folder = exports[request.param]
+    place = tmp_path_factory.mktemp("fresh")
+    photos = photos_in(place, side=SIDES[request.param])
+    Image.open(photos[0]).save(place / "photo.jpg", quality=95)
     given = json.dumps([in_generate(settings) for settings in SETTINGS])
-    found = json.loads(alone(FRESH, str(folder), takes, given, *photos, folder=tmp_path))
-    engine = CaptionEngine.load(str(run), device="cpu")
+    code = snippet_in(folder).replace('folder = "exported"', f"folder = {str(folder)!r}")
+    script = f"{FRESH}\nexec({code!r}, {{}})"
+    tokens, printed = alone(script, str(folder), request.param, given, *photos, folder=place).splitlines()
+    return CaptionEngine.load(str(run), device="cpu"), place, json.loads(tokens), printed
+
+
+def test_a_fresh_process_without_raycap_says_the_same_tokens(
+    heard: tuple[CaptionEngine, Path, list[list[list[int]]], str],
+) -> None:
+    engine, place, found, _ = heard
+    photos = sorted(map(str, place.glob("*.png")))
     for settings, rows in zip(SETTINGS, found, strict=True):
-        expected = raycap_tokens(engine, photos, settings)
-        assert [up_to_end(row) for row in rows] == expected
+        assert [up_to_end(row) for row in rows] == raycap_tokens(engine, photos, settings)
     assert len({tuple(row) for row in found[0]}) > 2
 
 
-@pytest.mark.parametrize("takes", ["pixels", "features"])
 def test_the_cards_snippet_runs_as_it_stands(
-    exports: dict[str, tuple[Path, Path]], takes: str, tmp_path: Path
+    heard: tuple[CaptionEngine, Path, list[list[list[int]]], str],
 ) -> None:
-    run, folder = exports[takes]
-    card = (folder / "README.md").read_text()
-    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
-    assert code
-    Image.open(photos_in(tmp_path, side=32 if takes == "pixels" else 64)[0]).save(
-        tmp_path / "photo.jpg", quality=95
-    )
-    said = alone(code[1].replace('folder = "exported"', f"folder = {str(folder)!r}"), folder=tmp_path)
-    engine = CaptionEngine.load(str(run), device="cpu")
-    assert said.strip() == engine.caption(tmp_path / "photo.jpg").text.strip()
-    assert "| cider_d | 0.1000 |" in card
-    assert str(run.parent) not in card
+    engine, place, _, printed = heard
+    assert printed == engine.caption(place / "photo.jpg").text.strip()
+
+
+@pytest.mark.parametrize(("takes", "lines"), [("pixels", 5), ("features", 7)])
+def test_a_card_has_a_short_snippet_and_the_metrics(
+    exports: dict[str, tuple[Path, Path]], takes: str, lines: int
+) -> None:
+    folder = exports[takes][1]
+    assert len(snippet_in(folder).strip().partition("\n\n")[2].splitlines()) == lines
+    assert "| cider_d | 0.1000 |" in (folder / "README.md").read_text()
     assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
 
 
@@ -209,6 +240,31 @@ def test_what_does_not_say_the_same_is_refused_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_family_without_a_plain_form_is_refused_and_exports_as_adapter(
+    clip_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gpt2Cross, "to_transformers", CaptionModel.to_transformers)
+    with pytest.raises(ConfigError, match="Gpt2Cross has no form in transformers; take --form adapter"):
+        export(str(clip_run), ExportConfig(output=str(tmp_path / "exported")))
+    assert list(tmp_path.iterdir()) == []
+    export(str(clip_run), ExportConfig(output=str(tmp_path / "exported"), form="adapter"))
+    assert read_record(tmp_path / "exported").form == "adapter"
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    clip_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors raises an error of its own, which ended in a traceback."""
+
+    def full(*arguments: Any, **settings: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    with pytest.raises(OSError, match=r"the weights cannot be written to .*: I/O error: No space left"):
+        export(str(clip_run), ExportConfig(output=str(tmp_path / "exported")))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_encoder_is_noticed(clip_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from raycap.export import writing
 
@@ -235,6 +291,74 @@ def test_files_of_others_are_never_replaced(clip_run: Path, tmp_path: Path) -> N
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("theirs", ["thesis.txt", ".git/HEAD"])
+def test_an_export_is_replaced_only_where_nothing_else_lies(
+    clip_run: Path, tmp_path: Path, theirs: str
+) -> None:
+    """A folder that held an export was replaced with all that lay beside it, a clone's .git too."""
+    config = ExportConfig(output=str(tmp_path / "adapter"), form="adapter")
+    export(str(clip_run), config)
+    export(str(clip_run), config)
+    own = tmp_path / "adapter" / theirs
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("mine")
+    with pytest.raises(ConfigError, match=rf"holds files that are no export \({re.escape(theirs)}\)"):
+        export(str(clip_run), config)
+    assert own.read_text() == "mine"
+
+
+def test_behind_a_link_the_folder_is_replaced_that_it_means(clip_run: Path, tmp_path: Path) -> None:
+    """The link itself was renamed, and then rmtree failed on it with the export half in place."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    for _ in range(2):
+        export(str(clip_run), ExportConfig(output=str(tmp_path / "link"), form="adapter"))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / RECORD).is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+
+
+def test_a_plain_export_names_no_place_of_this_machine(exports: dict[str, tuple[Path, Path]]) -> None:
+    """config.json told everybody where the encoder lay on the machine that exported."""
+    for run, folder in exports.values():
+        texts = [path.read_text() for path in folder.iterdir() if path.suffix in {".json", ".md"}]
+        assert len(texts) >= 6
+        assert not [text for text in texts if str(run.parent) in text]
+
+
+def test_a_card_has_front_matter_that_the_hub_reads(exports: dict[str, tuple[Path, Path]]) -> None:
+    import yaml
+
+    _, opening, text = (exports["pixels"][1] / "README.md").read_text().split("---\n", 2)
+    front = yaml.safe_load(opening)
+    assert (front["library_name"], front["license"]) == ("transformers", "unknown")
+    assert "base_model" not in front  # folders of this machine are none of the hub's
+    assert text.startswith("# exported\n\nAn image captioner of the family gpt2_cross over encoder and")
+    assert "for the terms of encoder and language_model" in text
+
+
+def test_the_hubs_models_are_named_whole(clip_run: Path, tmp_path: Path) -> None:
+    manifest = checkpoint.load(str(clip_run)).manifest
+    content = manifest.model_dump(mode="json")
+    content["encoder"]["config"]["name"] = "openai/clip-vit-base-patch32"
+    content["model"]["language_model"] = "gpt2"
+    record = Record(form="adapter", name="my 'own' {one}", checkpoint=manifest.digest)
+    write_card(tmp_path, record, Manifest.model_validate(content), feature_map=False)
+    card = (tmp_path / "README.md").read_text()
+    assert 'base_model: ["openai/clip-vit-base-patch32", "gpt2"]\n' in card
+    assert "over openai/clip-vit-base-patch32 and gpt2, trained" in card
+    line = next(line for line in card.splitlines() if line.startswith("raycap caption"))
+    assert shlex.split(line) == ["raycap", "caption", "photo.jpg", "--checkpoint", record.name]
+    assert "--checkpoint hf://me/x\n" in renamed(card, record.name, "me/x")
+
+
+def test_a_snippet_holds_any_name_of_a_folder() -> None:
+    name = """a "b" \\ {c}'s"""
+    code = snippet(Record(form="transformers", name=name, takes="pixels", checkpoint=""))
+    found = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    assert name in found
+
+
 def test_an_adapter_is_a_checkpoint_without_the_state_of_a_resume(clip_run: Path, tmp_path: Path) -> None:
     output = tmp_path / "adapter"
     export(str(clip_run), ExportConfig(output=str(output), form="adapter"))
@@ -244,7 +368,10 @@ def test_an_adapter_is_a_checkpoint_without_the_state_of_a_resume(clip_run: Path
     photos = photos_in(tmp_path)
     original = CaptionEngine.load(str(clip_run), device="cpu")
     assert engine.caption(photos) == original.caption(photos)
-    assert "hf://adapter" in (output / "README.md").read_text()
+    assert (
+        "--encoder PATH/TO/encoder --language-model PATH/TO/language_model --checkpoint adapter\n"
+        in (output / "README.md").read_text()
+    )
     check_files(output, read_record(output))
 
 
@@ -261,8 +388,6 @@ def test_an_adapter_names_the_places_that_it_is_given(clip_run: Path, tmp_path: 
 def test_a_changed_missing_or_added_file_is_named(
     exports: dict[str, tuple[Path, Path]], tmp_path: Path
 ) -> None:
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(exports["pixels"][1], folder)
     record = read_record(folder)

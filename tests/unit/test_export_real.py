@@ -18,7 +18,8 @@ from raycap.engine import CaptionEngine, read_image
 from raycap.export import ExportConfig, export
 from raycap.export.record import read_record
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+# Several minutes each on two free cores, and on busy ones more than the ten that every other test gets.
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(3600)]
 SETTINGS: list[dict[str, Any]] = [{"num_beams": 5}, {"num_beams": 1}]
 
 

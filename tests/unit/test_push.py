@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from small_run import make_run
 
 from raycap import checkpoint, push
 from raycap.checkpoint import CheckpointError
+from raycap.cli import main
 from raycap.config import ConfigError
-from raycap.export import ExportConfig, export
+from raycap.export import ExportConfig, Record, export, verify_export
 from raycap.push import PushConfig, PushError
 
 # huggingface_hub 2.4 hands a file to httpx2 in a way that httpx2 has deprecated.
@@ -27,14 +27,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("run"))
 
 
-@pytest.fixture
-def plain(run: Path, tmp_path: Path) -> Path:
-    return Path(export(str(run), ExportConfig(output=str(tmp_path / "plain"))))
+@pytest.fixture(scope="module")
+def exported(run: Path) -> Path:
+    for form in ("plain", "adapter"):
+        output = str(run.parent / "exported" / form)
+        export(str(run), ExportConfig(output=output, form="adapter" if form == "adapter" else "transformers"))
+    return run.parent / "exported"
 
 
 @pytest.fixture
-def adapter(run: Path, tmp_path: Path) -> Path:
-    return Path(export(str(run), ExportConfig(output=str(tmp_path / "adapter"), form="adapter")))
+def plain(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported / "plain", tmp_path / "plain"))
+
+
+@pytest.fixture
+def adapter(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported / "adapter", tmp_path / "adapter"))
 
 
 @pytest.fixture
@@ -42,6 +50,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with running(Hub()) as hub:
         monkeypatch.setenv("HF_TOKEN", hub.token)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        monkeypatch.setattr(  # made of ENDPOINT at import
+            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+            hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        )
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         yield hub
@@ -52,8 +64,13 @@ def test_a_folder_arrives_whole_in_one_private_commit(plain: Path, hub: Hub) -> 
     assert hub.private == {"me/captioner": True}
     [(commit, files)] = hub.commits["me/captioner"]
     assert address == f"{hub.url}/me/captioner/commit/{commit}"
-    assert files == {path.relative_to(plain).as_posix(): path.read_bytes() for path in plain.rglob("*")}
-    assert b'folder = "me/captioner"' in files["README.md"]
+    card = files.pop("README.md").decode()
+    own = {path.relative_to(plain).as_posix(): path.read_bytes() for path in plain.rglob("*")}
+    own_card = own.pop("README.md").decode()
+    assert files == own
+    assert "\n# me/captioner\n" in card
+    assert 'folder = "me/captioner"\n' in card
+    assert 'folder = "plain"\n' in own_card
     assert len(hub.uploads) == 2  # weights and tokenizer
 
 
@@ -67,12 +84,87 @@ def test_a_run_is_exported_first_and_public_if_asked(run: Path, hub: Hub) -> Non
 
 def test_another_form_takes_the_place_of_the_first(run: Path, plain: Path, hub: Hub) -> None:
     push.push(str(plain), "me/captioner", PushConfig())
-    hub.head("me/captioner")[1]["picture.png"] = b"theirs"
+    hub.head("me/captioner")[1].update({"picture.png": b"theirs", "scores.json": b"{}"})
     push.push(str(run), "me/captioner", PushConfig(form="adapter"))
     files = hub.head("me/captioner")[1]
     assert "manifest.json" in files
     assert "config.json" not in files
     assert files["picture.png"] == b"theirs"
+    assert files["scores.json"] == b"{}"
+
+
+def test_every_repository_gets_its_own_name_on_the_card(adapter: Path, hub: Hub) -> None:
+    """The card was changed in the folder itself, so that the second repository's named the first."""
+    renamed = adapter.rename(adapter.with_name("final"))
+    before = (renamed / "README.md").read_bytes()
+    for name in ("me/first", "me/second"):
+        push.push(str(renamed), name, PushConfig())
+        card = hub.head(name)[1]["README.md"].decode()
+        assert f"# {name}\n" in card
+        assert card.count(f"--checkpoint hf://{name}\n") == 2
+    assert (renamed / "README.md").read_bytes() == before
+
+
+def test_a_model_of_others_is_left_alone(adapter: Path, hub: Hub) -> None:
+    """Every JSON and safetensors file of a repository that was no export was deleted with the push."""
+    hub.private["me/theirs"] = True
+    theirs = {"model.safetensors": b"x", "data/scores.json": b"{}", "README.md": b"mine"}
+    hub.commits["me/theirs"] = [("1" * 40, dict(theirs))]
+    with pytest.raises(
+        PushError, match=r"me/theirs holds files that are no raycap export \(model\.safetensors\)"
+    ):
+        push.push(str(adapter), "me/theirs", PushConfig())
+    assert hub.head("me/theirs")[1] == theirs
+
+
+def test_what_changes_between_check_and_upload_is_not_sent(
+    adapter: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verify_then_change(folder: Path) -> Record:
+        record = verify_export(folder)
+        (folder / "manifest.json").write_text("{}")
+        return record
+
+    monkeypatch.setattr(push, "verify_export", verify_then_change)
+    with pytest.raises(CheckpointError, match=r"manifest\.json has changed since it was verified"):
+        push.push(str(adapter), "me/captioner", PushConfig())
+    assert hub.commits == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (400, "the hub refused me/captioner (HTTP 400: too large for ***)"),
+        (403, "this token may not write to me/captioner; check the name, or make a token"),
+        (409, "the hub refused me/captioner (HTTP 409: too large for ***); push again later"),
+        (500, "the hub refused me/captioner (HTTP 500: too large for ***); push again later"),
+    ],
+)
+def test_a_refused_commit_is_one_sentence(adapter: Path, hub: Hub, status: int, said: str) -> None:
+    """Of a bad request the hub's reason was dropped, and trying again was the advice whatever the reason."""
+    hub.refuse_commits_with = status
+    with pytest.raises(PushError) as caught:
+        push.push(str(adapter), "me/captioner", PushConfig())
+    assert str(caught.value).startswith(said)
+    assert hub.commits == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags"),
+    [({"form": "adapter"}, "--form"), ({"encoder": "x", "language_model": "y"}, "--enc")],
+)
+def test_settings_of_an_export_to_make_are_refused_for_one_that_is_there(
+    plain: Path, hub: Hub, settings: dict[str, str], flags: str
+) -> None:
+    """They were ignored: --form adapter pushed the plain form that lay there."""
+    with pytest.raises(ConfigError, match=f"is an export of form transformers already; leave out {flags}"):
+        push.push(str(plain), "me/captioner", PushConfig.model_validate(settings))
+    assert hub.calls == []
+
+
+def test_the_form_that_an_export_has_may_be_said(adapter: Path, hub: Hub) -> None:
+    push.push(str(adapter), "me/captioner", PushConfig(form="adapter"))
+    assert len(hub.commits["me/captioner"]) == 1
 
 
 def test_what_does_not_verify_is_not_sent(plain: Path, hub: Hub) -> None:
@@ -94,7 +186,7 @@ def test_a_run_that_is_damaged_is_not_sent(tmp_path: Path, hub: Hub) -> None:
 
 def test_an_interrupted_upload_goes_on_where_it_broke_off(plain: Path, hub: Hub) -> None:
     hub.refuse_uploads_after = 1
-    with pytest.raises(PushError, match=r"broke off .*; push again: what has arrived is not sent again"):
+    with pytest.raises(PushError, match=r"broke off .*; push again: files that have arrived are not sent"):
         push.push(str(plain), "me/captioner", PushConfig())
     assert hub.commits == {}
     hub.refuse_uploads_after = 1000
@@ -139,37 +231,38 @@ def test_no_network_is_one_sentence(adapter: Path, hub: Hub, monkeypatch: pytest
         push.push(str(adapter), "me/captioner", PushConfig())
 
 
-def test_a_name_that_is_none_is_refused(adapter: Path) -> None:
-    with pytest.raises(ConfigError, match="give owner/name"):
-        push.push(str(adapter), "captioner", PushConfig())
+@pytest.mark.parametrize(
+    "name",
+    [
+        "captioner",
+        "hf://me/captioner",
+        "../..",
+        "me/..",
+        "me/x.git",
+        "me/a b",
+        "a--b/c",
+        "me/" + 97 * "x",
+        "me/x\n",
+    ],
+)
+def test_a_name_that_is_none_is_refused_before_all_else(hub: Hub, name: str) -> None:
+    with pytest.raises(ConfigError, match="is no repository of the hub; give owner/name"):
+        push.push("nowhere", name, PushConfig())
+    assert hub.calls == []
 
 
-def test_the_command_pushes_and_hf_reads_it_back(adapter: Path, hub: Hub, tmp_path: Path) -> None:
-    """In processes of their own, as huggingface_hub reads its settings when it is imported."""
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": hub.url,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_TOKEN": hub.token,
-        "PYTHONPATH": str(Path(push.__file__).parents[1]),
-    }
-
-    def command(code: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-        )
-
-    pushed = command(
-        f"from raycap.cli import main; main(['push', {str(adapter)!r}, 'me/captioner', '--public'])"
-    )
-    assert pushed.returncode == 0, pushed.stderr
-    assert pushed.stdout.strip() == f"{hub.url}/me/captioner/commit/{hub.head('me/captioner')[0]}"
-    assert hub.token not in pushed.stdout + pushed.stderr
+def test_the_command_pushes_and_hf_reads_it_back(
+    adapter: Path,
+    hub: Hub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    main(["push", str(adapter), "me/captioner", "--public"])
+    printed, told = capsys.readouterr()
+    assert printed.strip() == f"{hub.url}/me/captioner/commit/{hub.head('me/captioner')[0]}"
+    assert hub.token not in printed + told
     assert hub.private == {"me/captioner": False}
-    read = command(
-        "from raycap import checkpoint; print(checkpoint.load('hf://me/captioner').manifest.digest)"
-    )
-    assert read.returncode == 0, read.stderr
-    assert read.stdout.strip() == checkpoint.read_manifest(str(adapter)).digest
+    read = checkpoint.load("hf://me/captioner").manifest
+    assert read.digest == checkpoint.read_manifest(str(adapter)).digest
