@@ -38,6 +38,7 @@ LEVELS = {
     "benchmarks": 8,
     "commands": 9,
     "cli": 10,
+    "__main__": 11,
 }
 RAY_FROM = 5
 MODULES = sorted(path for path in (ROOT / "raycap").rglob("*.py") if path != ROOT / "raycap/__init__.py")

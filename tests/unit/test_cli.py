@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raycap import cli
+from raycap import __version__, cli
 from raycap.config import ConfigError, load_document, preset_names
 
 
@@ -240,6 +240,14 @@ def test_a_job_is_its_command(name: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stderr
     assert f"raycap {name.replace('_', '-')}" in done.stdout
+
+
+def test_the_package_runs_as_a_module() -> None:
+    """`python -m raycap.cli` ran nothing and exited with 0; `python -m raycap` is the command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "raycap", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == __version__
 
 
 @pytest.mark.parametrize("command", ["caption", "evaluate"])
