@@ -47,6 +47,7 @@ def curves_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """A PNG with a small plot for every panel."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     drawn = panels(rows)
     lines = max(1, -(-len(drawn) // COLUMNS))
@@ -61,7 +62,7 @@ def curves_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
         _draw(axes, series)
         axes.set_title(panel, fontsize=10, loc="left")
         axes.set_xlim(0, rows[-1]["step"] * 1.02)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if panel in FROM_ZERO:
             axes.set_ylim(bottom=0)
     figure.supxlabel("optimizer step", fontsize=10, y=0.1 / height)
