@@ -19,6 +19,7 @@ STEP_PANELS = {
     "tokens a second": ("tokens_per_s",),
 }
 EPOCH_PANELS = {"validation": ALL_NAMES, "GPU memory, peak (GiB)": ("gpu_memory_gib",)}
+FROM_ZERO = {"images a second", "tokens a second", "GPU memory, peak (GiB)"}
 COLUMNS, MOST_POINTS = 2, 1000
 
 
@@ -46,6 +47,7 @@ def curves_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """A PNG with a small plot for every panel."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     drawn = panels(rows)
     lines = max(1, -(-len(drawn) // COLUMNS))
@@ -59,16 +61,28 @@ def curves_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
         axes = figure.add_subplot(lines, COLUMNS, place)
         _draw(axes, series)
         axes.set_title(panel, fontsize=10, loc="left")
+        axes.set_xlim(0, rows[-1]["step"] * 1.02)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if panel in FROM_ZERO:
+            axes.set_ylim(bottom=0)
     figure.supxlabel("optimizer step", fontsize=10, y=0.1 / height)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
 
 
-def thinned(values: Sequence[Any]) -> list[Any]:
-    """Every n-th value, so that few are left, and always the last."""
-    stride = -(-len(values) // MOST_POINTS)
-    return [*values[:-1:stride], values[-1]] if values else []
+def thinned(series: Series) -> Series:
+    """The lowest and the highest point of every stretch, so that few are left and no peak is lost; and the last."""
+    steps, values = series
+    last = len(values) - 1
+    if last < MOST_POINTS:
+        return series
+    stride = -(-2 * len(values) // MOST_POINTS)
+    kept = {last}
+    for start in range(0, len(values), stride):
+        stretch = range(start, min(start + stride, len(values)))
+        kept |= {min(stretch, key=values.__getitem__), max(stretch, key=values.__getitem__)}
+    return [steps[i] for i in sorted(kept)], [values[i] for i in sorted(kept)]
 
 
 def _draw(axes: Any, series: Mapping[str, Series]) -> None:
@@ -78,9 +92,16 @@ def _draw(axes: Any, series: Mapping[str, Series]) -> None:
     for number, (name, points) in enumerate(series.items()):
         colour = colormaps["viridis"](number / (len(series) - 1)) if many else f"C{number}"
         labelled = not many or number in {0, len(series) - 1}
-        x, y = (thinned(values) for values in points)
+        x, y = thinned(points)
         marker = "." if len(x) < 30 else ""
-        axes.plot(x, y, color=colour, linewidth=1.2, marker=marker, label=name if labelled else None)
+        axes.plot(
+            x,
+            y,
+            color=colour,
+            linewidth=1.2 if len(x) < 200 else 0.8,
+            marker=marker,
+            label=name if labelled else None,
+        )
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if len(series) > 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from raycap.checkpoint import LOSS_KEY
 from raycap.train.curves import curves_figure
 from raycap.train.report import Sample, loss_figure, sample_captions, samples_page
 from raycap.train.screen import Board
-from raycap.train.tracking import Tracker
+from raycap.train.tracking import Tracker, warn_of_failure
 
 METRICS = "metrics.jsonl"
 LOSS_FIGURE = "loss.png"
@@ -51,11 +51,11 @@ class MetricsLog:
             if row["kind"] == EPOCH:
                 self._rewrite()
             return
-        with self.local.open("a", encoding="utf-8") as file:
+        with self.local.open("ab") as file:
             file.write(_line(row))
 
     def _rewrite(self) -> None:
-        storage.write_bytes(self.path, "".join(_line(row) for row in self.rows).encode())
+        storage.write_bytes(self.path, b"".join(_line(row) for row in self.rows))
 
 
 def read_metrics(run: str) -> list[dict[str, Any]]:
@@ -63,8 +63,10 @@ def read_metrics(run: str) -> list[dict[str, Any]]:
     path = storage.join(run, METRICS)
     if not storage.exists(path):
         return []
-    lines = storage.read_bytes(path).decode("utf-8", errors="replace").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    *lines, _ = storage.read_bytes(path).split(
+        b"\n"
+    )  # str.splitlines would split within a caption, at U+2028
+    return [json.loads(line) for line in lines]
 
 
 @dataclass
@@ -120,11 +122,7 @@ class Recorder:
         """
         row = rounded(row)
         self.log.append({"kind": EPOCH, **row, **self._of_samples(captions, scores or {})})
-        figure = loss_figure(self.log.rows, metric=self.metric)
-        storage.write_bytes(storage.join(self.run, LOSS_FIGURE), figure)
-        storage.write_bytes(storage.join(self.run, CURVES_FIGURE), curves_figure(self.log.rows))
-        page = samples_page(self.samples, self.log.rows, title=self.run.rstrip("/").rsplit("/", 1)[-1])
-        storage.write_bytes(storage.join(self.run, SAMPLES_PAGE), page.encode())
+        self._draw()
         for tracker in self.trackers:
             tracker.epoch(flat("epoch", row), sample_captions(self.samples, self.log.rows))
         shown = {name: row[name] for name in ("train_loss", LOSS_KEY, self.metric) if name in row}
@@ -150,6 +148,22 @@ class Recorder:
         """The end of the run."""
         for tracker in self.trackers:
             tracker.close()
+
+    def _draw(self) -> None:
+        """The figures and the page, anew; one that fails is tried again after the next epoch."""
+        title = self.run.rstrip("/").rsplit("/", 1)[-1]
+        pictures: dict[str, Callable[[], bytes]] = {
+            LOSS_FIGURE: lambda: loss_figure(self.log.rows, metric=self.metric),
+            CURVES_FIGURE: lambda: curves_figure(self.log.rows),
+            SAMPLES_PAGE: lambda: samples_page(self.samples, self.log.rows, title=title).encode(
+                errors="backslashreplace"
+            ),
+        }
+        for name, draw in pictures.items():
+            try:
+                storage.write_bytes(storage.join(self.run, name), draw())
+            except Exception as error:  # plotting and stores raise anything; none of it is worth the training
+                warn_of_failure(name, error)
 
     def _of_samples(self, captions: Mapping[int, str], scores: Mapping[int, float]) -> dict[str, Any]:
         there = [sample for sample in self.samples if sample.key in captions]
@@ -228,5 +242,6 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+def _line(row: Mapping[str, Any]) -> bytes:
+    """A row in UTF-8; what that cannot hold (a file name's odd byte) as JSON's own \\udcff, which reads back."""
+    return json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"

@@ -72,7 +72,7 @@ def loss_figure(rows: Sequence[Mapping[str, Any]], *, metric: str) -> bytes:
     validated = [row for row in epochs if "val_loss" in row]
     if validated:
         x, losses = [row["step"] for row in validated], [row["val_loss"] for row in validated]
-        axes.plot(x, losses, "o-", color="#c4501b", linewidth=1.8, label="validation")
+        axes.plot(x, losses, "o-", color="#c4501b", linewidth=1.8, markersize=4, label="validation")
     axes.set(xlabel="optimizer step", ylabel="loss per token (nats)")
     axes.grid(alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()

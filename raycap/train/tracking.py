@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import netrc
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,47 +80,51 @@ class Guarded:
         self.name = name
         self.failed = False
         self.tracker: Tracker | None = None
-        with self._survived():
+
+        def begin() -> None:
             self.tracker = start()
+
+        self._survive(begin)
 
     def step(self, row: Mapping[str, Any]) -> None:
         """See Tracker."""
-        if self.tracker and not self.failed:
-            with self._survived():
-                self.tracker.step(row)
+        self._tell(lambda tracker: tracker.step(row))
 
     def epoch(self, row: Mapping[str, Any], captions: Sequence[SampleCaption]) -> None:
         """See Tracker."""
-        if self.tracker and not self.failed:
-            with self._survived():
-                self.tracker.epoch(row, captions)
+        self._tell(lambda tracker: tracker.epoch(row, captions))
 
     def saved(self) -> None:
         """See Tracker."""
-        if self.tracker and not self.failed:
-            with self._survived():
-                self.tracker.saved()
+        self._tell(lambda tracker: tracker.saved())
 
     def close(self) -> None:
         """See Tracker."""
-        if self.tracker:
-            with self._survived():
-                self.tracker.close()
+        self._tell(lambda tracker: tracker.close(), even_if_failed=True)
 
-    @contextmanager
-    def _survived(self) -> Iterator[None]:
+    def _tell(self, what: Callable[[Tracker], None], *, even_if_failed: bool = False) -> None:
+        tracker = self.tracker
+        if tracker is not None and (even_if_failed or not self.failed):
+            self._survive(lambda: what(tracker))
+
+    def _survive(self, do: Callable[[], None]) -> None:
         try:
-            yield
+            do()
         except Exception as error:  # clients of services raise anything; none of it is worth the training
             if not self.failed:
-                reason = (str(error).splitlines() or ["no message"])[0]
-                logger.warning(
-                    "%s has failed (%s: %s); training goes on without, and metrics.jsonl has everything",
-                    self.name,
-                    type(error).__name__,
-                    reason,
-                )
+                warn_of_failure(self.name, error)
             self.failed = True
+
+
+def warn_of_failure(name: str, error: Exception) -> None:
+    """One line about what is made beside the training, and can be done without."""
+    reason = (str(error).splitlines() or ["no message"])[0]
+    logger.warning(
+        "%s has failed (%s: %s); training goes on without, and metrics.jsonl has everything",
+        name,
+        type(error).__name__,
+        reason,
+    )
 
 
 def _has_key() -> bool:
@@ -129,4 +132,13 @@ def _has_key() -> bool:
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
     paths = [os.environ.get("NETRC", ""), str(Path.home() / ".netrc"), str(Path.home() / "_netrc")]
-    return any(path and Path(path).is_file() and netrc.netrc(path).authenticators(host) for path in paths)
+    return any(path and Path(path).is_file() and _names_host(path, host) for path in paths)
+
+
+def _names_host(path: str, host: str) -> bool:
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError) as error:
+        raise ConfigError(
+            f"{path} cannot be read for W&B's key ({error}); mend it, or set WANDB_API_KEY"
+        ) from None

@@ -5,9 +5,9 @@ wandb is imported only where it is asked for. Knows nothing of what the numbers 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,8 @@ from raycap.train.report import SampleCaption
 
 COLUMNS = ("epoch", "image_id", "photo", "generated", "score", "references")
 DATA_DIR = "WANDB_DATA_DIR"
+ID = "wandb.json"  # in the run folder
+TABLE_GROWTH = 1.05
 FINISH_TIMEOUT_S = 600.0  # by default wandb waits for a lost network for as long as it takes
 ALIASES: Mapping[str, str] = {"best_metric": "best-metric", "best_loss": "best-loss", "last": "last"}
 
@@ -26,7 +28,11 @@ logger = logging.getLogger(__name__)
 
 
 class WandbRun:
-    """One run in W&B. A resumed run goes on under the same id, which is made from the run folder's path."""
+    """One run in W&B. A resumed run goes on under the same id, which the run folder keeps.
+
+    Not made from the folder's path: a new run at the path of one that was deleted, or another machine's at the same
+    path, would go on with the old curves.
+    """
 
     def __init__(self, tracking: TrackingConfig, *, run: str, config: Mapping[str, Any]) -> None:
         import wandb
@@ -36,6 +42,8 @@ class WandbRun:
         self.checkpoints = tracking.checkpoints
         self.names: dict[str, str] = {}  # the checkpoint that each alias was last given to
         self.staged_here = False
+        self.captions: Sequence[SampleCaption] = ()
+        self.num_shown = 0  # of them, in the newest table
         self.run = self._start(tracking, config)
         self.run.define_metric("*", step_metric="step")
 
@@ -47,15 +55,23 @@ class WandbRun:
         """Log an epoch's numbers, and the table of all epochs' captions anew.
 
         Whole each time, from metrics.jsonl: W&B's own growing tables (log_mode="INCREMENTAL") go on after a resume
-        only online, and keep the epochs that a resume has taken back.
+        only online, and keep the epochs that a resume has taken back. From the 20th epoch on only where it has grown
+        by a twentieth, so that what all tables take grows with the epochs and not with their square.
         """
+        self.captions = captions
+        due = len(captions) >= self.num_shown * TABLE_GROWTH
+        self.run.log({**row, **(self._table() if due else {})})
+
+    def _table(self) -> dict[str, Any]:
+        captions = self.captions
         table = self.wandb.Table(columns=list(COLUMNS))
         samples = {c.sample.image_id: c.sample for c in captions}
         photos = {name: self.wandb.Image(s.pixels(), file_type="jpg") for name, s in samples.items()}
         for c in captions:
             references = "\n".join(c.sample.references)
             table.add_data(c.epoch, c.sample.image_id, photos[c.sample.image_id], c.text, c.score, references)
-        self.run.log({**row, "samples": table})
+        self.num_shown = len(captions)
+        return {"samples": table}
 
     def saved(self) -> None:
         """Log the checkpoints, where every epoch's are wanted."""
@@ -63,13 +79,15 @@ class WandbRun:
             self._log_checkpoints()
 
     def close(self) -> None:
-        """Log the checkpoints and end the run.
+        """Log the whole table and the checkpoints, and end the run.
 
         Raises:
             TimeoutError: W&B could not be reached for long; the message says how to send the rest.
         """
         folder = self.run.settings.sync_dir
         try:
+            if len(self.captions) > self.num_shown:
+                self.run.log(self._table())
             if self.checkpoints != "never":
                 self._log_checkpoints()
         finally:
@@ -89,7 +107,7 @@ class WandbRun:
             "project": tracking.project,
             "name": tracking.name or name,
             "group": tracking.group or None,
-            "id": hashlib.sha256(self.folder.encode()).hexdigest()[:16],
+            "id": self._id(),
             "resume": "allow",
             "dir": storage.filesystem(self.folder)[1] if local else None,
             "config": dict(config),
@@ -113,6 +131,12 @@ class WandbRun:
                 run.settings.sync_dir,
             )
             return run
+
+    def _id(self) -> str:
+        path = storage.join(self.folder, ID)
+        if not storage.exists(path):
+            storage.write_json(path, {"id": uuid.uuid4().hex[:16]})
+        return str(storage.read_json(path)["id"])
 
     def _stage_here(self) -> None:
         """What an artifact is made of waits below RUN/wandb as well; wandb would leave it in the home folder."""

@@ -161,6 +161,11 @@ def test_tracking_without_key_or_disk(
         check_tracking(online, run=str(tmp_path))
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password 0123456789\n")
     check_tracking(online, run=str(tmp_path))
+    (tmp_path / "netrc").write_text("nonsense here")
+    with pytest.raises(
+        ConfigError, match=r"netrc cannot be read for W&B's key .*; mend it, or set WANDB_API_KEY"
+    ):
+        check_tracking(online, run=str(tmp_path))
     offline = TrainConfig.model_validate({**document, "tracking": {"wandb": "offline"}}).tracking
     with pytest.raises(ConfigError, match="is on no disk; use online or off"):
         check_tracking(offline, run="s3://bucket/run?region=eu-west-1")

@@ -56,6 +56,14 @@ def test_a_half_written_line_is_passed_over(tmp_path: Path) -> None:
     assert places(tmp_path) == [("step", 1)]
 
 
+@pytest.mark.parametrize("text", ["half\u2028half", "half\x85half", "a file's odd \udcff byte"])
+def test_any_text_is_read_back(tmp_path: Path, text: str) -> None:
+    """A caption with a line separator made the run's next --resume fail; half a surrogate pair, the run itself."""
+    log = MetricsLog(str(tmp_path), step=0, epoch=0)
+    log.append({**epoch_row(1, 1), "samples": {text: text}})
+    assert MetricsLog(str(tmp_path), step=1, epoch=1).rows == log.rows
+
+
 class FakeBoard:
     """Remembers what is shown."""
 
@@ -139,6 +147,27 @@ def test_recorder_writes_rows_figure_page_and_screen(tmp_path: Path) -> None:
     assert board.lines == ["epoch 1/2 done  step 1  train_loss 2.000  val_loss 2.500  cider_d 0.400"]
 
 
+def test_a_picture_that_cannot_be_drawn_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever matplotlib raised ended the worker, three times, and then the run."""
+
+    def fail(rows: Any) -> bytes:
+        raise RuntimeError("no fonts here")
+
+    tracker = FakeTracker()
+    recorder = make_recorder(tmp_path, None, tracker)
+    with monkeypatch.context() as patched:
+        patched.setattr("raycap.train.record.curves_figure", fail)
+        recorder.epoch({"step": 1, "epoch": 1}, {7: "an odd \udcff byte"})
+    assert caplog.text.count("curves.png has failed (RuntimeError: no fonts here)") == 1
+    assert not (tmp_path / "curves.png").exists()
+    assert "an odd \\udcff byte" in (tmp_path / "samples.html").read_text()
+    assert len(tracker.epochs) == 1
+    recorder.epoch({"step": 2, "epoch": 2}, {7: "a dog"})
+    assert (tmp_path / "curves.png").exists()
+
+
 def test_trackers_get_one_step_in_ten_and_the_captions_of_every_epoch(tmp_path: Path) -> None:
     tracker = FakeTracker()
     recorder = make_recorder(tmp_path, None, tracker)
@@ -184,10 +213,16 @@ def test_curves_of_rates_speed_metrics_and_what_is_watched(tmp_path: Path) -> No
 
 
 def test_long_curves_are_thinned_and_keep_their_end() -> None:
-    assert thinned([]) == []
-    assert thinned([1, 2, 3]) == [1, 2, 3]
-    assert len(thinned(range(100_001))) <= 1001
-    assert thinned(range(100_001))[-1] == 100_000
+    """Every hundredth gradient norm was drawn, and the spike that one looks for was not among them."""
+    assert thinned(([], [])) == ([], [])
+    assert thinned(([1, 2, 3], [0.5, 0.1, 0.2])) == ([1, 2, 3], [0.5, 0.1, 0.2])
+    values = [0.5] * 100_001
+    values[123], values[-1] = 9.0, 0.25
+    steps, kept = thinned((list(range(100_001)), values))
+    assert len(kept) <= 1002
+    assert (steps[-1], kept[-1]) == (100_000, 0.25)
+    assert kept[steps.index(123)] == 9.0
+    assert steps == sorted(set(steps))
 
 
 def test_page_shows_the_newest_caption_and_keeps_the_earlier_ones() -> None:

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import resource
+import shutil
 import struct
 import time
 from collections.abc import Iterator
@@ -175,6 +177,56 @@ def test_a_resumed_run_keeps_its_id_and_the_table_its_earlier_epochs(tmp_path: P
     (path,) = set(tmp_path.glob("wandb/offline-run-*/run-*.wandb")) - {before}
     (row,) = history(finished_records(path))
     assert [cells[:2] for cells in table(tmp_path, row)] == [[1, "a"], [1, "b"], [2, "a"], [2, "b"]]
+
+
+class FakeRun:
+    """Takes what is logged, at no cost."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+
+
+def test_tables_of_many_epochs_grow_with_them_and_not_with_their_square(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole table after each of a thousand epochs would be gigabytes."""
+    tracker = wandb_run(tmp_path, checkpoints="never")
+    fake = FakeRun()
+    with monkeypatch.context() as patched:
+        patched.setattr(tracker.run, "log", fake.log)
+        patched.setattr(tracker.wandb, "Table", FakeTable)
+        for epoch in range(1, 301):
+            tracker.epoch({"step": epoch, "epoch": epoch}, captions(*range(1, epoch + 1)))
+        tracker.close()
+    sizes = [row["samples"].size // 2 for row in fake.rows if "samples" in row]
+    assert sizes[:20] == list(range(1, 21))
+    assert sizes[-1] == 300
+    assert sum(sizes) < 22 * 300
+    assert len([row for row in fake.rows if "epoch" in row]) == 300
+
+
+class FakeTable:
+    """Counts its rows."""
+
+    def __init__(self, **_: Any) -> None:
+        self.size = 0
+
+    def add_data(self, *_: Any) -> None:
+        self.size += 1
+
+
+def test_another_run_at_the_same_path_is_another_run(tmp_path: Path) -> None:
+    """The id was made from the path: a new run went on with the curves of a deleted one, or of another machine's."""
+    ids = []
+    for _ in range(2):
+        tracker = wandb_run(tmp_path / "run", checkpoints="never")
+        tracker.close()
+        ids.append(tracker.run.id)
+        shutil.rmtree(tmp_path / "run")
+    assert ids[0] != ids[1]
 
 
 def test_kept_checkpoints_are_artifacts_with_metadata_and_names(tmp_path: Path, base: ToyConfig) -> None:
@@ -369,10 +421,28 @@ def test_tensorboard_holds_scalars_captions_and_each_photo_once(tmp_path: Path) 
     assert photos == [("samples/a", 10, height, width), ("samples/b", 10, height, width)]
 
 
-def test_tensorboard_hides_what_a_resume_has_taken_back(tmp_path: Path) -> None:
+def test_a_full_disk_ends_tensorboard_and_not_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The writing thread ended, and the eleventh number after that was waited for without end."""
+    (tracker,) = open_trackers(TrackingConfig(tensorboard=True), run=str(tmp_path), config={}, step=0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        for step in range(1, 2000):
+            tracker.step({"step": step, "epoch": 1, "train/loss": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    tracker.close()
+    assert tracker.failed
+    assert caplog.text.count("TensorBoard has failed (OSError") == 1
+
+
+@pytest.mark.parametrize("step", [0, 12])  # 0: lost before the first checkpoint
+def test_tensorboard_hides_what_a_resume_has_taken_back(tmp_path: Path, step: int) -> None:
     from tensorboardX.proto.event_pb2 import SessionLog
 
-    (tracker,) = open_trackers(TrackingConfig(tensorboard=True), run=str(tmp_path), config={}, step=12)
+    (tracker,) = open_trackers(TrackingConfig(tensorboard=True), run=str(tmp_path), config={}, step=step)
     tracker.close()
     starts = [event.step for event in events(tmp_path) if event.session_log.status == SessionLog.START]
-    assert starts == [13]
+    assert starts == [step + 1]
