@@ -60,6 +60,10 @@ WITH_FAMILY = (
     "tune",
 )  # commands that have a model family's settings as flags, and go on with --resume
 RESUMED = {"train": "run", "tune": "sweep"}  # what --resume takes
+CHANGEABLE = {
+    "train": (),
+    "tune": ("--tune.trials", "--tune.max-concurrent"),
+}  # flags that may stand beside it
 DEFAULT_FAMILY = "gpt2_cross"  # whose flags `raycap train --help` shows where no preset is named
 NO_RUN = {"--help", "-h", "--version"}  # flags that print something and end
 
@@ -204,14 +208,29 @@ def find_resumed(rest: Sequence[str], *, command: str = "train") -> str:
             raise ConfigError(
                 f"--resume needs the folder of a {kind}: raycap {command} --resume {kind.upper()}"
             )
-        if ignored := [other for other in others if other not in NO_RUN]:
+        allowed = CHANGEABLE[command]
+        if ignored := [other for other in without_flags(others, allowed) if other not in NO_RUN]:
+            but = f" but {' and '.join(allowed)}" if allowed else ""
             raise ConfigError(
-                f"--resume goes on with the {kind}'s own settings and takes no others (got {' '.join(ignored)}); "
+                f"--resume goes on with the {kind}'s own settings and takes no others{but} (got {' '.join(ignored)}); "
                 f"leave them out, or {command} anew: raycap {command} {run.rstrip('/')}/config.yaml "
                 f"{'--run' if command == 'train' else '--tune.run'} NEW ..."
             )
         return run
     return ""
+
+
+def without_flags(tokens: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The tokens but for these flags and their values."""
+    kept = []
+    left = iter(tokens)
+    for token in left:
+        flag, equals, _ = token.partition("=")
+        if flag.replace("_", "-") not in flags:
+            kept.append(token)
+        elif not equals:
+            next(left, "")
+    return kept
 
 
 def read_run(run: str, *, command: str = "train") -> dict[str, Any]:
@@ -233,6 +252,11 @@ def read_run(run: str, *, command: str = "train") -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path} must hold a mapping of blocks, and holds {type(document).__name__}")
+    found = "tune" if "tune" in document else "train"
+    if found != command:
+        raise ConfigError(
+            f"{run} is a {RESUMED[found]}, not a {RESUMED[command]}; continue it with `raycap {found} --resume {run}`"
+        )
     return document
 
 
