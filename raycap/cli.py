@@ -156,6 +156,12 @@ def read_document(tokens: Sequence[str]) -> dict[str, Any]:
         source = rest[0]
         more = rest[1:2] if command == "tune" and not "".join(rest[1:2]).startswith("-") else []
         document = load_documents(source, *more)
+        if command == "tune" and "tune" not in document and not names_sweep(rest):
+            raise ConfigError(
+                "no file says what to vary; write `tune: {run: FOLDER, space: {optim.lr: loguniform 1e-4 1e-2}}` to a "
+                f"YAML file and name it after the preset: raycap tune {source} sweep.yaml (see raycap tune --help)"
+            )
+        source = " and ".join([source, *more])
     elif NO_RUN & set(rest) or names_data(tokens):
         return {}
     else:
@@ -174,6 +180,12 @@ def read_document(tokens: Sequence[str]) -> dict[str, Any]:
     ):  # the space is no flag: the command reads it from the files itself
         document["tune"] = {name: value for name, value in document["tune"].items() if name != "space"}
     return {block: document[block] for block in STAGE_BLOCKS[tokens[0]] if block in document}
+
+
+def names_sweep(rest: Sequence[str]) -> bool:
+    """Whether the command line needs no file with a tune block: it has flags of it, or only asks for help."""
+    flags = {token.partition("=")[0] for token in rest}
+    return bool(NO_RUN & flags) or any(flag.startswith("--tune.") for flag in flags)
 
 
 def names_data(tokens: Sequence[str]) -> bool:

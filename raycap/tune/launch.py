@@ -15,6 +15,7 @@ import yaml
 from raycap import storage
 from raycap.config import ConfigError
 from raycap.data import forwarded_environment
+from raycap.data.manifest import read_data_manifest
 from raycap.data.progress import say
 from raycap.train import TrainConfig
 from raycap.train.checks import check, with_absolute_paths
@@ -38,6 +39,7 @@ from raycap.tune.trial import run_trial
 
 DRIVER_SHARE = 0.001  # a trial's own process only waits; this puts it on the head node and takes no CPU
 HEAD = "node:__internal_head__"
+DATA = "data.json"  # which rows the trials saw
 TUNE_DEFAULTS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # every trial's run has its own records
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -96,6 +98,7 @@ def start(config: SweepConfig, *, sweep: str) -> str:
     biggest = largest(config, dimensions)
     check(biggest, run=sweep)
     concurrent = concurrent_trials(config, biggest)
+    check_data(config, sweep=sweep)
     document = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     storage.write_bytes(storage.join(sweep, CONFIG), document.encode())
     ledger = Ledger(config, dimensions, records)
@@ -106,6 +109,23 @@ def start(config: SweepConfig, *, sweep: str) -> str:
         say(f"go on with `raycap tune --resume {shlex.quote(sweep)}`")
         raise
     return finish(config, dimensions, ledger.records, wall_s=ledger.wall_s)
+
+
+def check_data(config: SweepConfig, *, sweep: str) -> None:
+    """Whether the trials so far saw the images that are there now; a sweep that begins notes which they are.
+
+    Raises:
+        ConfigError: the rows were prepared anew.
+    """
+    found = read_data_manifest(config.data.path).fingerprint
+    path = storage.join(sweep, DATA)
+    if not storage.exists(path):
+        storage.write_json(path, {"fingerprint": found})
+    elif storage.read_json(path)["fingerprint"] != found:
+        raise ConfigError(
+            f"{config.data.path} has other rows than when {sweep} began, and its trials could not be compared; "
+            "prepare it as it was, or start another sweep"
+        )
 
 
 def placed(config: SweepConfig, *, sweep: str) -> SweepConfig:

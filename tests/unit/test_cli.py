@@ -315,6 +315,17 @@ def test_what_a_sweep_cannot_follow_is_said_before_ray_starts(
     assert message in run("tune", "shapes", str(file), code=2, capsys=capsys)
 
 
+def test_a_sweep_of_nothing_is_told_what_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`raycap tune shapes` printed the whole preset, as what was given in place of a field."""
+    assert "raycap tune shapes sweep.yaml" in run("tune", "shapes", code=2, capsys=capsys)
+    assert "tune.space is empty" in run("tune", "shapes", "--tune.run", "R", code=2, capsys=capsys)
+    file = tmp_path / "sweep.yaml"
+    file.write_text("tune:\n")
+    assert "tune.space is empty" in run("tune", "shapes", str(file), "--tune.run", "R", code=2, capsys=capsys)
+    file.write_text("tune: {run: R, space: {optim.lr: uniform 0.1 1}}")
+    assert "model: Field required\n" in run("tune", str(file), code=2, capsys=capsys)
+
+
 def test_resuming_a_sweep_takes_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     assert "raycap tune --resume SWEEP" in run("tune", "--resume", code=2, capsys=capsys)
     said = run("tune", "shapes", "--resume", "S", code=2, capsys=capsys)

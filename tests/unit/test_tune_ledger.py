@@ -1,5 +1,6 @@
-"""What a sweep says as it goes on, and to whom it belongs."""
+"""What a sweep says as it goes on, to whom it belongs, and on what data it goes on."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pytest
 from test_tune_space import sweep_of
 
+from raycap.config import ConfigError
+from raycap.tune.launch import check_data
 from raycap.tune.ledger import Ledger
 from raycap.tune.record import TrialRecord, read_trials
 from raycap.tune.report import SweepError
@@ -62,3 +65,17 @@ def test_a_sweep_that_another_has_taken_over_is_left_alone(tmp_path: Path) -> No
         run(first, 2, {"cider_d": 0.5})
     run(second, 2, {"cider_d": 0.6})
     assert sorted(read_trials(str(tmp_path))) == [1, 2]
+
+
+def test_a_sweep_does_not_go_on_over_other_data(tmp_path: Path) -> None:
+    """Rows prepared anew in the same place: later trials were ranked beside earlier ones of other images."""
+    config = sweep_of({"optim.lr": "loguniform 1e-4 1e-2"})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"path": str(tmp_path)})})
+    manifest = tmp_path / "manifest.json"
+    for fingerprint in ("a", "a", "b"):
+        manifest.write_text(json.dumps({"fingerprint": fingerprint, "counts": {"train": 2}}))
+        if fingerprint == "b":
+            with pytest.raises(ConfigError, match="has other rows than when"):
+                check_data(config, sweep=str(tmp_path / "sweep"))
+        else:
+            check_data(config, sweep=str(tmp_path / "sweep"))
