@@ -64,6 +64,10 @@ CHANGEABLE = {
     "train": (),
     "tune": ("--tune.trials", "--tune.max-concurrent"),
 }  # flags that may stand beside it
+NOTHING_VARIES = (
+    "no file says what to vary; write `tune: {run: FOLDER, space: {optim.lr: loguniform 1e-4 1e-2}}` to a YAML file "
+    "and name it after the preset: raycap tune PRESET sweep.yaml (see raycap tune --help)"
+)
 DEFAULT_FAMILY = "gpt2_cross"  # whose flags `raycap train --help` shows where no preset is named
 NO_RUN = {"--help", "-h", "--version"}  # flags that print something and end
 
@@ -156,11 +160,6 @@ def read_document(tokens: Sequence[str]) -> dict[str, Any]:
         source = rest[0]
         more = rest[1:2] if command == "tune" and not "".join(rest[1:2]).startswith("-") else []
         document = load_documents(source, *more)
-        if command == "tune" and "tune" not in document and not names_sweep(rest):
-            raise ConfigError(
-                "no file says what to vary; write `tune: {run: FOLDER, space: {optim.lr: loguniform 1e-4 1e-2}}` to a "
-                f"YAML file and name it after the preset: raycap tune {source} sweep.yaml (see raycap tune --help)"
-            )
         source = " and ".join([source, *more])
     elif NO_RUN & set(rest) or names_data(tokens):
         return {}
@@ -180,12 +179,6 @@ def read_document(tokens: Sequence[str]) -> dict[str, Any]:
     ):  # the space is no flag: the command reads it from the files itself
         document["tune"] = {name: value for name, value in document["tune"].items() if name != "space"}
     return {block: document[block] for block in STAGE_BLOCKS[tokens[0]] if block in document}
-
-
-def names_sweep(rest: Sequence[str]) -> bool:
-    """Whether the command line needs no file with a tune block: it has flags of it, or only asks for help."""
-    flags = {token.partition("=")[0] for token in rest}
-    return bool(NO_RUN & flags) or any(flag.startswith("--tune.") for flag in flags)
 
 
 def names_data(tokens: Sequence[str]) -> bool:
@@ -294,9 +287,11 @@ def choose_family(tokens: Sequence[str], document: dict[str, Any]) -> str:
 def describe_usage_error(error: CycloptsError) -> str:
     """One sentence a setting, without a type checker's vocabulary."""
     cause = error.__cause__
-    if isinstance(cause, ValidationError):
-        return describe_validation_error(cause)
-    return str(error)
+    if not isinstance(cause, ValidationError):
+        return str(error)
+    if any(item["loc"] == ("tune",) and item["type"] == "missing" for item in cause.errors()):
+        return NOTHING_VARIES
+    return describe_validation_error(cause)
 
 
 def fail(code: int, message: str) -> NoReturn:

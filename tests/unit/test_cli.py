@@ -317,7 +317,7 @@ def test_what_a_sweep_cannot_follow_is_said_before_ray_starts(
 
 def test_a_sweep_of_nothing_is_told_what_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`raycap tune shapes` printed the whole preset, as what was given in place of a field."""
-    assert "raycap tune shapes sweep.yaml" in run("tune", "shapes", code=2, capsys=capsys)
+    assert "raycap tune PRESET sweep.yaml" in run("tune", "shapes", code=2, capsys=capsys)
     assert "tune.space is empty" in run("tune", "shapes", "--tune.run", "R", code=2, capsys=capsys)
     file = tmp_path / "sweep.yaml"
     file.write_text("tune:\n")
