@@ -60,6 +60,14 @@ WITH_FAMILY = (
     "tune",
 )  # commands that have a model family's settings as flags, and go on with --resume
 RESUMED = {"train": "run", "tune": "sweep"}  # what --resume takes
+CHANGEABLE = {
+    "train": (),
+    "tune": ("--tune.trials", "--tune.max-concurrent"),
+}  # flags that may stand beside it
+NOTHING_VARIES = (
+    "no file says what to vary; write `tune: {run: FOLDER, space: {optim.lr: loguniform 1e-4 1e-2}}` to a YAML file "
+    "and name it after the preset: raycap tune PRESET sweep.yaml (see raycap tune --help)"
+)
 DEFAULT_FAMILY = "gpt2_cross"  # whose flags `raycap train --help` shows where no preset is named
 NO_RUN = {"--help", "-h", "--version"}  # flags that print something and end
 
@@ -152,6 +160,7 @@ def read_document(tokens: Sequence[str]) -> dict[str, Any]:
         source = rest[0]
         more = rest[1:2] if command == "tune" and not "".join(rest[1:2]).startswith("-") else []
         document = load_documents(source, *more)
+        source = " and ".join([source, *more])
     elif NO_RUN & set(rest) or names_data(tokens):
         return {}
     else:
@@ -204,14 +213,29 @@ def find_resumed(rest: Sequence[str], *, command: str = "train") -> str:
             raise ConfigError(
                 f"--resume needs the folder of a {kind}: raycap {command} --resume {kind.upper()}"
             )
-        if ignored := [other for other in others if other not in NO_RUN]:
+        allowed = CHANGEABLE[command]
+        if ignored := [other for other in without_flags(others, allowed) if other not in NO_RUN]:
+            but = f" but {' and '.join(allowed)}" if allowed else ""
             raise ConfigError(
-                f"--resume goes on with the {kind}'s own settings and takes no others (got {' '.join(ignored)}); "
+                f"--resume goes on with the {kind}'s own settings and takes no others{but} (got {' '.join(ignored)}); "
                 f"leave them out, or {command} anew: raycap {command} {run.rstrip('/')}/config.yaml "
                 f"{'--run' if command == 'train' else '--tune.run'} NEW ..."
             )
         return run
     return ""
+
+
+def without_flags(tokens: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The tokens but for these flags and their values."""
+    kept = []
+    left = iter(tokens)
+    for token in left:
+        flag, equals, _ = token.partition("=")
+        if flag.replace("_", "-") not in flags:
+            kept.append(token)
+        elif not equals:
+            next(left, "")
+    return kept
 
 
 def read_run(run: str, *, command: str = "train") -> dict[str, Any]:
@@ -233,6 +257,11 @@ def read_run(run: str, *, command: str = "train") -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path} must hold a mapping of blocks, and holds {type(document).__name__}")
+    found = "tune" if "tune" in document else "train"
+    if found != command:
+        raise ConfigError(
+            f"{run} is a {RESUMED[found]}, not a {RESUMED[command]}; continue it with `raycap {found} --resume {run}`"
+        )
     return document
 
 
@@ -258,9 +287,11 @@ def choose_family(tokens: Sequence[str], document: dict[str, Any]) -> str:
 def describe_usage_error(error: CycloptsError) -> str:
     """One sentence a setting, without a type checker's vocabulary."""
     cause = error.__cause__
-    if isinstance(cause, ValidationError):
-        return describe_validation_error(cause)
-    return str(error)
+    if not isinstance(cause, ValidationError):
+        return str(error)
+    if any(item["loc"] == ("tune",) and item["type"] == "missing" for item in cause.errors()):
+        return NOTHING_VARIES
+    return describe_validation_error(cause)
 
 
 def fail(code: int, message: str) -> NoReturn:

@@ -109,4 +109,6 @@ def _describe(item: ErrorDetails) -> str:
     where = "".join(f"{part}." for part in item["loc"]).removesuffix(".")
     if item["type"] == "value_error":  # our own sentence, which says what came
         return ": ".join(filter(None, [where, item["msg"].removeprefix("Value error, ")]))
+    if item["type"] == "missing":  # what came is the whole block around it
+        return f"{where}: {item['msg']}"
     return f"{where or 'config'}: {item['msg']} (got {item['input']!r})"

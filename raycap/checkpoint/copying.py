@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -24,9 +25,12 @@ def copy(path: str, target: str) -> Manifest:
         parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".checkpoint-", suffix=".tmp", dir=parent))
     aside.chmod(0o755)
-    for name in (*manifest.files, MANIFEST):
-        file = aside / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(storage.read_bytes(storage.join(folder, *name.split("/"))))
-    storage.publish_folder(aside, target, last=MANIFEST)
+    try:
+        for name in (*manifest.files, MANIFEST):
+            file = aside / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(storage.read_bytes(storage.join(folder, *name.split("/"))))
+        storage.publish_folder(aside, target, last=MANIFEST)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # there is one only where something went wrong
     return verify(target)

@@ -12,7 +12,7 @@ from raycap.commands.train import Unset
 from raycap.config import ConfigError, load_documents
 from raycap.data import start_ray
 from raycap.models import FAMILIES, load_plugins
-from raycap.tune.settings import read_space
+from raycap.tune.settings import plan
 
 HEALTH_CHECK = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 
@@ -60,18 +60,20 @@ def tune_command(family: str) -> Callable[..., None]:
         space
             A YAML file whose blocks are laid over the preset's: the tune block, and whatever else differs.
         resume
-            Folder of a sweep to continue: trials that are over stay, others go on; takes no preset.
+            Folder of a sweep to continue: trials that are over stay, others go on. Takes no preset, and of the flags
+            only --tune.trials, by which a sweep that is over takes more trials, and --tune.max-concurrent.
         """
         os.environ.setdefault(HEALTH_CHECK, "0.5")  # a trial ends seconds sooner than with Ray's own 2
         if resume:
             start_ray()
-            print(stage.resume(resume))
+            trials, concurrent = config.tune.trials, config.tune.max_concurrent
+            print(stage.resume(resume, trials=trials, max_concurrent=concurrent))
             return
         document = config.model_dump(mode="json")
         files = load_documents(preset, *filter(None, [space]))
-        document["tune"]["space"] = files["tune"].get("space", {}) if "tune" in files else {}
+        document["tune"]["space"] = (files.get("tune") or {}).get("space", {})
         sweep = stage.SweepConfig.model_validate(document)
-        read_space(sweep)  # what is wrong with it is said before Ray takes seconds to start
+        plan(sweep)  # what is wrong with it is said before Ray takes seconds to start
         start_ray()
         print(stage.tune(sweep))
 

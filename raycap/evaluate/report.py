@@ -86,8 +86,14 @@ def default_output(folder: str, report: Mapping[str, Any]) -> str:
     )
     content = json.dumps({key: report[key] for key in keys if key in report}, sort_keys=True)
     name = f"{report['split']}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
-    parent = folder.rpartition("/")[0]
-    return storage.join(parent.removesuffix("/checkpoints"), "evaluate", name)
+    return storage.join(evaluations_folder(folder), name)
+
+
+def evaluations_folder(folder: str) -> str:
+    """Where evaluations of a checkpoint lie: in its run, or beside a checkpoint that is in none."""
+    base, mark, options = folder.partition("?")
+    parent = base.rstrip("/").rpartition("/")[0].removesuffix("/checkpoints")
+    return storage.join(parent + mark + options, "evaluate")
 
 
 def write_report(output: str, report: Mapping[str, Any], answers: Sequence[Answer]) -> str:

@@ -9,10 +9,7 @@ from typing import Any
 
 from raycap import storage
 from raycap.checkpoint import CheckpointError, Manifest
-from raycap.evaluate.report import CAPTIONS, REPORT
-from raycap.runs.showing import run_of
-
-FOLDER = "evaluate"
+from raycap.evaluate.report import CAPTIONS, REPORT, evaluations_folder
 
 
 @dataclass(frozen=True)
@@ -72,11 +69,8 @@ class Evaluation:
 
 
 def find_evaluations(folder: str, manifest: Manifest) -> list[Evaluation]:
-    """Evaluations beside a checkpoint's run that are of this very checkpoint, the newest first."""
-    run = run_of(folder)
-    if not run:
-        return []
-    place = storage.join(run, FOLDER)
+    """Evaluations beside a checkpoint, or in its run, that are of this very checkpoint, the newest first."""
+    place = evaluations_folder(folder)
     found = [_read(storage.join(place, name)) for name in storage.list_names(place)]
     own = [one for one in found if one and one.digest == manifest.digest]
     return sorted(own, key=lambda one: str(one.report.get("created")), reverse=True)

@@ -21,13 +21,17 @@ def tune(config: SweepConfig) -> str:
     return launch.tune(config)
 
 
-def resume(sweep: str) -> str:
-    """Continue a sweep that was killed, with its own settings; returns its folder.
+def resume(sweep: str, **changes: int) -> str:
+    """Continue a sweep that was killed, or go on with one that is over; returns its folder.
+
+    Args:
+        sweep: its folder, whose settings it keeps.
+        changes: but for these of its tune block: trials and max_concurrent may differ from now on.
 
     Raises:
-        ConfigError: no sweep there.
+        ConfigError: no sweep there, or one that does not fit its trials.
         SweepError: as `tune`.
     """
     from raycap.tune import launch
 
-    return launch.resume(sweep)
+    return launch.resume(sweep, **changes)

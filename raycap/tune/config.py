@@ -25,11 +25,12 @@ class TuneOptions(Frozen):
     algorithm: Literal["random", "grid", "optuna"] = "optuna"
     """optuna (TPE) learns from earlier trials; random draws each anew; grid tries all combinations of listed values."""
     trials: int = Field(default=12, ge=1)
-    """Trials in all, the preset's own among them; grid runs as many as there are combinations."""
+    """Trials in all, the preset's own among them; no combination is tried twice, and grid tries all there are."""
     baseline: bool = True
     """The first trial is the preset as it is, run to its end, for the others to be held against."""
     scheduler: Literal["asha", "none"] = "asha"
-    """asha ends a trial whose metric is behind after an epoch; none lets all run to their end."""
+    """asha ends a trial that is behind after an epoch, by the first metric that train.choose names, or train.metric;
+    none lets all run to their end."""
     grace_epochs: int = Field(default=1, ge=1)
     """asha: epochs before a trial may be ended."""
     reduction: int = Field(default=3, ge=2)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from raycap.tune.space import Dimension
 
 WIDTH, HEIGHT, TOP, BOTTOM, SIDE = 1120, 340, 44, 26, 70  # of the parallel coordinates, in SVG units
+LETTER = 8  # SVG units that a letter of a label takes at most
 CURVES = (1120, 300)
 Trial: TypeAlias = Mapping[str, Any]
 
@@ -24,7 +25,11 @@ def parallel_coordinates(
         return "<p>no trial has been validated yet</p>"
     axes = [Axis.of_dimension(d, [t["settings"].get(d.name) for t in shown]) for d in dimensions]
     axes.append(Axis.of_numbers(metric, [t["metrics"][metric] for t in shown]))
-    gap = (WIDTH - 2 * SIDE) / max(1, len(axes) - 1)
+    room = (
+        max(len(axis.label.rpartition(".")[2]) for axis in axes) * LETTER
+    )  # so that no label covers the next
+    gap = max(room, (WIDTH - 2 * SIDE) / max(1, len(axes) - 1))
+    width = round(2 * SIDE + gap * (len(axes) - 1)) if len(axes) > 1 else WIDTH
     places = [SIDE + number * gap for number in range(len(axes))]
     parts = [axis.drawn(x) for axis, x in zip(axes, places, strict=True)]
     for trial in reversed(shown):
@@ -35,7 +40,7 @@ def parallel_coordinates(
         parts.append(
             f"<polyline {marks(trial, len(shown), report)} points='{points}'>{tip(trial, metric)}</polyline>"
         )
-    return f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'>{''.join(parts)}</svg>"
+    return f"<svg viewBox='0 0 {width} {HEIGHT}' role='img'>{''.join(parts)}</svg>"
 
 
 class Axis:

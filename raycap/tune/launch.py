@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import uuid
 from collections.abc import Mapping
 
@@ -14,6 +15,7 @@ import yaml
 from raycap import storage
 from raycap.config import ConfigError
 from raycap.data import forwarded_environment
+from raycap.data.manifest import read_data_manifest
 from raycap.data.progress import say
 from raycap.train import TrainConfig
 from raycap.train.checks import check, with_absolute_paths
@@ -21,7 +23,7 @@ from raycap.train.launch import CONFIG
 from raycap.train.rows import load_rows
 from raycap.tune.config import SweepConfig
 from raycap.tune.ledger import Ledger
-from raycap.tune.record import read_trials
+from raycap.tune.record import check_names, read_trials
 from raycap.tune.report import finish
 from raycap.tune.resources import concurrent_trials
 from raycap.tune.search import Asha, Planner
@@ -29,8 +31,7 @@ from raycap.tune.settings import (
     largest,
     objective,
     own_settings,
-    read_space,
-    rows_configs,
+    plan,
     trial_config,
     with_settings,
 )
@@ -38,6 +39,7 @@ from raycap.tune.trial import run_trial
 
 DRIVER_SHARE = 0.001  # a trial's own process only waits; this puts it on the head node and takes no CPU
 HEAD = "node:__internal_head__"
+DATA = "data.json"  # which rows the trials saw
 TUNE_DEFAULTS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # every trial's run has its own records
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -63,11 +65,15 @@ def tune(config: SweepConfig) -> str:
     return start(config, sweep=sweep)
 
 
-def resume(sweep: str) -> str:
+def resume(sweep: str, **changes: int) -> str:
     """Continue a sweep: trials that are over stay as they are, others go on from their newest checkpoint.
 
+    Args:
+        sweep: its folder.
+        changes: settings of the tune block that differ from now on.
+
     Raises:
-        ConfigError: no sweep there.
+        ConfigError: no sweep there, or one that does not fit its trials.
         SweepError: as `tune`.
     """
     sweep = storage.absolute(sweep)
@@ -79,26 +85,47 @@ def resume(sweep: str) -> str:
     document = yaml.safe_load(storage.read_bytes(path))
     if "tune" not in document:
         raise ConfigError(f"{sweep} is a run, not a sweep; continue it with `raycap train --resume {sweep}`")
+    document["tune"] = {**document["tune"], **changes}
     return start(SweepConfig.model_validate(document), sweep=sweep)
 
 
 def start(config: SweepConfig, *, sweep: str) -> str:
     """Check, make features, run the trials that are left, report."""
     config = placed(config, sweep=sweep)
-    dimensions = read_space(config)
-    wanted = rows_configs(config, dimensions)
+    dimensions, wanted = plan(config)
+    records = read_trials(sweep)
+    check_names(records, [dimension.name for dimension in dimensions], sweep=sweep)
     biggest = largest(config, dimensions)
-    if config.train.cache == "none":
-        raise ConfigError(
-            "a sweep's trials share features that are made once; take train.cache=object_store or disk"
-        )
     check(biggest, run=sweep)
     concurrent = concurrent_trials(config, biggest)
+    check_data(config, sweep=sweep)
     document = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     storage.write_bytes(storage.join(sweep, CONFIG), document.encode())
-    ledger = Ledger(config, dimensions, read_trials(sweep))
-    run_trials(ledger, wanted=wanted, concurrent=concurrent)
+    ledger = Ledger(config, dimensions, records)
+    ledger.take_over()
+    try:
+        run_trials(ledger, wanted=wanted, concurrent=concurrent)
+    except KeyboardInterrupt:
+        say(f"go on with `raycap tune --resume {shlex.quote(sweep)}`")
+        raise
     return finish(config, dimensions, ledger.records, wall_s=ledger.wall_s)
+
+
+def check_data(config: SweepConfig, *, sweep: str) -> None:
+    """Whether the trials so far saw the images that are there now; a sweep that begins notes which they are.
+
+    Raises:
+        ConfigError: the rows were prepared anew.
+    """
+    found = read_data_manifest(config.data.path).fingerprint
+    path = storage.join(sweep, DATA)
+    if not storage.exists(path):
+        storage.write_json(path, {"fingerprint": found})
+    elif storage.read_json(path)["fingerprint"] != found:
+        raise ConfigError(
+            f"{config.data.path} has other rows than when {sweep} began, and its trials could not be compared; "
+            "prepare it as it was, or start another sweep"
+        )
 
 
 def placed(config: SweepConfig, *, sweep: str) -> SweepConfig:
@@ -133,6 +160,7 @@ def run_trials(ledger: Ledger, *, wanted: Mapping[str, TrainConfig], concurrent:
         raise ConfigError(
             f"{config.data.path} has no validation images, by which the trials of a sweep are compared"
         )
+    ledger.total = planner.total
     before = len(records) - len(planner.begun)
     say(
         f"sweep of {planner.total} trials by {config.tune.algorithm}, {concurrent} side by side"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import ray.tune
 from pydantic import ValidationError
 from ray import cloudpickle
 
+from raycap import storage
 from raycap.config import ConfigError, describe_validation_error
 from raycap.data.progress import clock_time, say
 from raycap.train.launch import TrainingError, first_line
+from raycap.train.worker import ATTEMPT
 from raycap.tune.config import SweepConfig
+from raycap.tune.ranking import rank
 from raycap.tune.record import TrialRecord, write_trial
-from raycap.tune.report import earlier_wall_s, short, write_report
+from raycap.tune.report import SweepError, earlier_wall_s, short, write_report
 from raycap.tune.search import NUMBER
 from raycap.tune.settings import objective
 from raycap.tune.space import Dimension
@@ -34,6 +38,11 @@ class Ledger(ray.tune.Callback):  # type: ignore[misc]
         self.earlier_s = earlier_wall_s(config.tune.run)
         self.begun: dict[int, float] = {}
         self.before: dict[int, float] = {}
+        self.attempt = uuid.uuid4().hex
+        self.total = len(records)
+        """Trials of the whole sweep."""
+        self.ended = 0
+        """Trials that came to their end in this process, whichever it was."""
 
     @property
     def wall_s(self) -> float:
@@ -44,8 +53,20 @@ class Ledger(ray.tune.Callback):  # type: ignore[misc]
         """Renew sweep.json and sweep.html."""
         write_report(self.config, self.dimensions, self.records, wall_s=self.wall_s)
 
+    def take_over(self) -> None:
+        """From now on this process writes to the sweep, and one that still does stops."""
+        storage.write_json(storage.join(self.config.tune.run, ATTEMPT), {"attempt": self.attempt})
+
     def write(self, record: TrialRecord) -> None:
-        """Put a record down."""
+        """Put a record down.
+
+        Raises:
+            SweepError: another process writes to this sweep by now.
+        """
+        if storage.read_json(storage.join(self.config.tune.run, ATTEMPT))["attempt"] != self.attempt:
+            raise SweepError(
+                f"another `raycap tune --resume` has taken over {self.config.tune.run}; this one stops"
+            )
         self.records[record.number] = record
         write_trial(self.config.tune.run, record)
 
@@ -80,7 +101,7 @@ class Ledger(ray.tune.Callback):  # type: ignore[misc]
         say(
             f"trial {record.number} {'is finished' if over else f'is ended after epoch {record.epoch}'} ({took})"
         )
-        self.report()
+        self._after_trial()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed; the others go on."""
@@ -88,6 +109,25 @@ class Ledger(ray.tune.Callback):  # type: ignore[misc]
         reason = failure(trial)
         self.write(record.changed(state="failed", reason=reason))
         say(f"trial {record.number} has failed: {reason}")
+        self._after_trial()
+
+    def standing(self) -> str:
+        """How far the sweep is, what is best so far, and about how long the rest takes at the pace so far."""
+        over = sum(record.is_over for record in self.records.values())
+        parts = [f"{over} of {self.total} trials are over"]
+        ranking, _ = rank(self.records, by=self.config.train.strategy)
+        if ranking:
+            value = ranking[0].metrics.get(self.metric)
+            number = "" if value is None else f", {self.metric} {value:.4f}"
+            parts.append(f"best so far is trial {ranking[0].record.number}{number}")
+        if self.ended and over < self.total:
+            pace = (time.monotonic() - min(self.begun.values())) / self.ended
+            parts.append(f"about {clock_time(pace * (self.total - over))} left")
+        return "; ".join(parts)
+
+    def _after_trial(self) -> None:
+        self.ended += 1
+        say(self.standing())
         self.report()
 
     def _timed(self, record: TrialRecord) -> TrialRecord:

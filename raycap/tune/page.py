@@ -67,8 +67,9 @@ def _table(report: Mapping[str, Any]) -> str:
     if not trials:
         return ""
     settings = list(trials[0]["settings"])
-    metrics = list(trials[0].get("metrics", {}))
-    head = ["rank", "trial", "state", "epochs", *metrics, *settings, "training", "else"]
+    first = report["objective"]["metric"]
+    others = [metric for metric in trials[0].get("metrics", {}) if metric != first]
+    head = ["rank", "trial", "state", "epochs", first, *settings, *others, "training", "else"]
     rows = []
     for trial in trials:
         own = " (preset)" if trial["number"] == report["baseline"] else ""
@@ -79,16 +80,22 @@ def _table(report: Mapping[str, Any]) -> str:
             f"{trial['number']}{own}",
             trial["state"],
             str(trial["epochs"]),
-            *(f"{trial['metrics'][m]:.4f}" if m in trial.get("metrics", {}) else "" for m in metrics),
+            _number(trial, first),
             *(text_of(trial["settings"].get(name, "")) for name in settings),
+            *(_number(trial, metric) for metric in others),
             clock_time(training),
             clock_time(max(0.0, seconds.get("total", 0.0) - training)),
         ]
         rows.append(
             f"<tr data-trial='{trial['number']}'>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
         )
-    heads = "".join(f"<th>{escape(name)}</th>" for name in head)
+    heads = "".join(f"<th>{'.<br>'.join(escape(name).rsplit('.', 1))}</th>" for name in head)
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _number(trial: Trial, metric: str) -> str:
+    value = trial.get("metrics", {}).get(metric)
+    return "" if value is None else f"{value:.4f}"
 
 
 def _failures(trials: Sequence[Trial]) -> str:
@@ -153,7 +160,11 @@ tr.on td {{ background: var(--page); }}
 .value {{ text-align: right; }} .way, .soft {{ color: var(--soft); font-size: 13px; }} .soft {{ margin: 10px 0 0; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13.5px; }}
 th, td {{ padding: 5px 14px 5px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }}
-th {{ color: var(--soft); font-weight: 500; }} tbody tr:first-child td {{ font-weight: 600; color: var(--first); }}
+th {{ color: var(--soft); font-weight: 500; vertical-align: bottom; }}
+th:nth-child(2), td:nth-child(2) {{ position: sticky; left: -20px; padding-left: 20px; background: var(--card); }}
+tbody tr:first-child td {{ font-weight: 600; color: var(--first); }}
+@media (max-width: 600px) {{ .bars {{ grid-template-columns: 1fr max-content max-content; }}
+  .bars .name {{ grid-column: 1 / -1; }} }}
 table + h2 {{ margin-top: 18px; }} ul {{ margin: 0; padding-left: 20px; }}
 </style></head><body>
 <h1>{title}</h1><p>{summary}</p>

@@ -5,15 +5,17 @@ Written by the sweep's driver alone, whole or not at all. Knows nothing of Ray.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from raycap import storage
-from raycap.config import Frozen
+from raycap.config import ConfigError, Frozen, describe_validation_error
 from raycap.train.record import EPOCH, read_metrics
 from raycap.tune.settings import TRIALS, trial_folder
+from raycap.tune.space import freeze
 
 TRIAL = "trial.json"
 NOT_REPORTED = {"samples", "sample_scores", "watched"}  # rows of metrics.jsonl have them besides
@@ -37,7 +39,12 @@ class TrialRecord(Frozen):
     seconds: dict[str, float] = Field(default_factory=dict)
     """Wall-clock seconds by phase, and `total`, from the trial's start to its end, over all attempts."""
     metrics: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """Of every epoch, by its number."""
+    """Of every epoch, by its number; one that was not finite is absent."""
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """The settings as a space has them: of a tuple JSON makes a list."""
+        return {name: freeze(value) for name, value in self.settings.items()}
 
     @property
     def is_over(self) -> bool:
@@ -74,8 +81,8 @@ class TrialRecord(Frozen):
 
 
 def is_metric(name: str, value: Any) -> bool:
-    """Whether a reported field is one of training's metrics."""
-    return name not in NOT_METRICS and isinstance(value, float)
+    """Whether a reported field is one of training's metrics, with a value that can be compared."""
+    return name not in NOT_METRICS and isinstance(value, float) and math.isfinite(value)
 
 
 def write_trial(sweep: str, record: TrialRecord) -> None:
@@ -89,12 +96,41 @@ def read_trial(sweep: str, number: int) -> TrialRecord:
 
     Raises:
         FileNotFoundError: no such trial.
+        ConfigError: its record is damaged.
     """
-    return TrialRecord.model_validate(storage.read_json(storage.join(trial_folder(sweep, number), TRIAL)))
+    path = storage.join(trial_folder(sweep, number), TRIAL)
+    try:
+        return TrialRecord.model_validate(storage.read_json(path))
+    except ValidationError as error:
+        reason = describe_validation_error(error).splitlines()[0]
+    except ValueError as error:
+        reason = str(error)
+    raise ConfigError(
+        f"{path} is damaged ({reason}); delete the folder {trial_folder(sweep, number)}, and "
+        f"`raycap tune --resume {sweep}` runs that trial again"
+    )
+
+
+def check_names(records: Mapping[int, TrialRecord], names: Collection[str], *, sweep: str) -> None:
+    """Whether the trials of a sweep that goes on varied the same settings as its config does now.
+
+    Raises:
+        ConfigError: one varied others.
+    """
+    for record in records.values():
+        if differing := sorted(set(record.settings) ^ set(names)):
+            raise ConfigError(
+                f"trial {record.number} of {sweep} and the space in its config.yaml differ in {', '.join(differing)}; "
+                "a sweep keeps the settings that it varies: put them back, or start another sweep"
+            )
 
 
 def read_trials(sweep: str) -> dict[int, TrialRecord]:
-    """All trials of a sweep, by number."""
+    """All trials of a sweep, by number.
+
+    Raises:
+        ConfigError: a record is damaged.
+    """
     folder = storage.join(sweep, TRIALS)
     numbers = [int(name) for name in storage.list_names(folder) if name.isdecimal()]
     there = [n for n in numbers if storage.exists(storage.join(trial_folder(sweep, n), TRIAL))]

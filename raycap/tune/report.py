@@ -34,10 +34,11 @@ def write_report(
     records: Mapping[int, TrialRecord],
     *,
     best: str = "",
+    best_epoch: int = 0,
     wall_s: float = 0.0,
 ) -> dict[str, Any]:
     """Write sweep.json and sweep.html from the records so far; returns what is in the first."""
-    report = describe(config, dimensions, records, best=best, wall_s=wall_s)
+    report = describe(config, dimensions, records, best=best, best_epoch=best_epoch, wall_s=wall_s)
     sweep = config.tune.run
     storage.write_json(storage.join(sweep, REPORT), report)
     storage.write_bytes(
@@ -52,6 +53,7 @@ def describe(
     records: Mapping[int, TrialRecord],
     *,
     best: str = "",
+    best_epoch: int = 0,
     wall_s: float = 0.0,
 ) -> dict[str, Any]:
     """The report: how the sweep was made, its trials in order of rank (failed ones last), and what mattered."""
@@ -78,6 +80,7 @@ def describe(
         "baseline": BASELINE if config.tune.baseline and BASELINE in records else 0,
         "space": dict(config.tune.space),
         "best": best,
+        "best_epoch": best_epoch,
         "serve": serve_command(best) if best else "",
         "trials": [*ranked, *({"rank": 0, **_trial(config, record)} for record in others)],
         "importance": {
@@ -125,8 +128,8 @@ def finish(
             f"no trial of {sweep} came to a checkpoint: {'; '.join(reasons[:3]) or 'none began'}"
         )
     target = storage.join(sweep, BEST)
-    checkpoint.copy(trial_folder(sweep, ranking[0].record.number), target)
-    report = write_report(config, dimensions, records, best=target, wall_s=wall_s)
+    copied = checkpoint.copy(trial_folder(sweep, ranking[0].record.number), target)
+    report = write_report(config, dimensions, records, best=target, best_epoch=copied.epoch, wall_s=wall_s)
     show(report)
     return sweep
 
@@ -144,10 +147,11 @@ def serve_command(best: str) -> str:
 
 def show(report: Mapping[str, Any]) -> None:
     """The report on screen (stderr: stdout is for what a program reads)."""
-    screen = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDE)
+    width = None if sys.stderr.isatty() else WIDE
+    screen = Console(stderr=True, highlight=False, markup=False, width=width)
     screen.print(ranked_table(report))
     for line in notes(report):
-        screen.print(line, markup=False, soft_wrap=True)
+        screen.print(line, soft_wrap=True)
 
 
 def ranked_table(report: Mapping[str, Any]) -> Table:
@@ -156,7 +160,7 @@ def ranked_table(report: Mapping[str, Any]) -> Table:
     table = Table("rank", "trial", metric, "epochs", title=f"by {report['chosen_by']}", title_justify="left")
     names = list(report["trials"][0]["settings"])
     for name in names:
-        table.add_column(name, overflow="fold")
+        table.add_column(".\n".join(name.rsplit(".", 1)), overflow="fold")
     table.add_column("state")
     for trial in report["trials"]:
         value = trial.get("metrics", {}).get(metric)
@@ -191,7 +195,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         )
     lines.append(f"report: {storage.join(report['sweep'], PAGE)}")
     if report["best"]:
-        lines.append(f"checkpoint: {report['best']}, served by")
+        lines.append(f"checkpoint: {report['best']}, of epoch {report['best_epoch']}, served by")
         lines.append(f"  {report['serve']}")
     return lines
 
@@ -207,8 +211,8 @@ def against_baseline(report: Mapping[str, Any]) -> str:
         return f"no trial was better than the preset's own settings ({metric} {own['metrics'][metric]:.4f})"
     difference = best["metrics"][metric] - own["metrics"][metric]
     return (
-        f"the preset's own settings have {metric} {own['metrics'][metric]:.4f} after {own['epochs']} epochs, the best "
-        f"trial {best['metrics'][metric]:.4f} ({difference:+.4f}) after {best['best_epoch']}"
+        f"the preset's own settings have {metric} {own['metrics'][metric]:.4f} after {own['best_epoch']} epochs, the "
+        f"best trial {best['metrics'][metric]:.4f} ({difference:+.4f}) after {best['best_epoch']}"
     )
 
 

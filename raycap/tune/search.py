@@ -6,6 +6,9 @@ it is told again from the trials' records, and nothing is ever unpickled.
 
 from __future__ import annotations
 
+import itertools
+import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,15 +20,19 @@ from ray.tune.search import Searcher
 from raycap.config import describe_validation_error
 from raycap.tune.config import TuneOptions
 from raycap.tune.record import TrialRecord
-from raycap.tune.space import Dimension, grid_points, random_point
+from raycap.tune.space import Dimension, count_points, grid_points, random_point
 from raycap.tune.study import Study
 
 NUMBER = "number"  # the one setting that Tune itself knows of a trial
 BASELINE = 1
+LISTED = 10_000  # combinations of a space at most, that are listed to find one that was not tried
 
 
 class Planner(Searcher):  # type: ignore[misc]
-    """Gives out the trials: those that a killed sweep had begun, then new ones until there are enough."""
+    """Gives out the trials: those that a killed sweep had begun, then new ones until there are enough.
+
+    None is given out twice: trials with the same settings would come to the same.
+    """
 
     def __init__(
         self,
@@ -54,34 +61,26 @@ class Planner(Searcher):  # type: ignore[misc]
         self.metric_name, self.lower = objective
         self.records, self.check, self.write = records, check, write
         self.begun = [number for number, record in sorted(records.items()) if not record.is_over]
-        self.next = max(records, default=0) + 1
-        self.points = grid_points(dimensions) if options.algorithm == "grid" else []
-        if options.baseline and self.own in self.points:
-            self.points.remove(dict(self.own))
+        self.points = self._untried() if options.algorithm == "grid" else []
+        self.fresh = self._fresh()
+        self.total = len(records) + len(self.fresh)
         self.study = Study(dimensions, options, lower=self.lower) if options.algorithm == "optuna" else None
         for record in records.values():
             self._tell(record)
         self.numbers: dict[str, int] = {}
 
     @property
-    def total(self) -> int:
-        """Trials of the whole sweep."""
-        if self.options.algorithm == "grid":
-            return len(self._baseline) + len(self.points)
-        return self.options.trials
-
-    @property
     def left(self) -> int:
         """Trials still to be given out."""
-        return len(self.begun) + max(0, self.total - self.next + 1)
+        return len(self.begun) + len(self.fresh)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The number of the trial to run next; its settings are in its record."""
         if self.begun:
             return self._give(trial_id, self.begun.pop(0))
-        while self.next <= self.total:
-            record = TrialRecord(number=self.next, settings=self._draw(self.next))
-            self.next += 1
+        while self.fresh:
+            number = self.fresh.pop(0)
+            record = TrialRecord(number=number, settings=self._new(number))
             try:
                 self.check(record.settings, record.number)
             except (
@@ -112,18 +111,42 @@ class Planner(Searcher):  # type: ignore[misc]
         self.numbers[trial_id] = number
         return {NUMBER: number}
 
-    @property
-    def _baseline(self) -> list[Mapping[str, Any]]:
-        return [self.own] if self.options.baseline else []
+    def _untried(self) -> list[dict[str, Any]]:
+        """Combinations that no trial has; the preset's own is its first trial's."""
+        tried = [record.point for record in self.records.values()]
+        tried += [dict(self.own)] if self.options.baseline else []
+        return [point for point in grid_points(self.dimensions) if point not in tried]
 
-    def _draw(self, number: int) -> dict[str, Any]:
-        first = len(self._baseline)
-        if number <= first:
+    def _fresh(self) -> list[int]:
+        """Numbers of the trials that are not there yet: as many as asked for, or as there are combinations left."""
+        own = int(self.options.baseline and BASELINE not in self.records)
+        if self.options.algorithm == "grid":
+            count = own + len(self.points)
+            return list(itertools.islice((n for n in itertools.count(1) if n not in self.records), count))
+        numbers = [number for number in range(1, self.options.trials + 1) if number not in self.records]
+        few = count_points(self.dimensions) <= LISTED
+        return numbers[: own + len(self._untried())] if few else numbers
+
+    def _new(self, number: int) -> dict[str, Any]:
+        """Settings that no trial has; of a space without end what is drawn is new."""
+        if number == BASELINE and self.options.baseline:
             return dict(self.own)
         if self.options.algorithm == "grid":
-            return self.points[number - first - 1]
+            return self.points.pop(0)
+        settings = self._draw(number)
+        if count_points(self.dimensions) > LISTED:
+            return settings
+        untried = self._untried()
+        if settings in untried:
+            return settings
+        if self.study:
+            self.study.withdraw(number)
+        return random.Random(f"{self.options.seed} {number}").choice(untried)
+
+    def _draw(self, number: int) -> dict[str, Any]:
         if self.study:
             return self.study.ask(number)
+        first = int(self.options.baseline)
         return random_point(self.dimensions, seed=self.options.seed, number=number - first)
 
     def _tell(self, record: TrialRecord) -> None:
@@ -179,13 +202,15 @@ class Asha(ASHAScheduler):  # type: ignore[misc]
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether a trial goes on after an epoch; after its last one it ends by itself, its records closed."""
         number = trial.config[NUMBER]
-        decision = super().on_trial_result(tune_controller, Numbered(number), result)
+        if math.isfinite(result.get(self.metric, 0.0)):
+            decision = super().on_trial_result(tune_controller, Numbered(number), result)
+        else:  # it would be compared with no other, and spoil the cut for all
+            decision = self.STOP
         ends = number == self.kept or result.get("epoch", 0) >= self.epochs
         return self.CONTINUE if ends else str(decision)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """A trial is over."""
-        super().on_trial_complete(tune_controller, Numbered(trial.config[NUMBER]), result)
+        """A trial is over; all its epochs were told."""
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """A trial that had not begun is given up."""

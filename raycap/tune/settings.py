@@ -62,6 +62,20 @@ def read_space(config: SweepConfig) -> tuple[Dimension, ...]:
     return dimensions
 
 
+def plan(config: SweepConfig) -> tuple[tuple[Dimension, ...], dict[str, TrainConfig]]:
+    """What varies, and by `rows_key` a config for every kind of rows: all that can be known before Ray starts.
+
+    Raises:
+        ConfigError: the space does not fit the config, or the trials could share no features.
+    """
+    if config.train.cache == "none":
+        raise ConfigError(
+            "a sweep's trials share features that are made once; take train.cache=object_store or disk"
+        )
+    dimensions = read_space(config)
+    return dimensions, rows_configs(config, dimensions)
+
+
 def check_name(name: str, known: Sequence[str]) -> None:
     """Whether a setting exists and may vary.
 
@@ -188,8 +202,7 @@ def largest(config: SweepConfig, dimensions: Sequence[Dimension]) -> TrainConfig
 def objective(config: TrainConfig) -> tuple[str, bool]:
     """The one number that Optuna and asha look at, and whether less of it is better.
 
-    A strategy that is one metric's name is that metric; of others `train.metric` stands for it.
+    It is the first metric that the strategy names (of meteor-centred METEOR); `train.metric` where it names none.
     """
-    named = choosing.parse(config.train.strategy).named
-    name = config.train.strategy if named == (config.train.strategy,) else config.train.metric
+    name = next(iter(choosing.parse(config.train.strategy).named), config.train.metric)
     return name, name in LOSSES

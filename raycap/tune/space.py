@@ -22,6 +22,7 @@ DISCRETE = ("choice", "grid")
 RANGES = ("uniform", "loguniform", "int", "logint")
 WORDS = {"true": True, "false": False}
 INNER = 0.38196601125  # a place inside a range that is no whole number of anything
+PROBED = 64  # whole numbers of a range that are all tried before a sweep; of longer ones some
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,11 @@ class Dimension:
 
     def probes(self) -> tuple[Any, ...]:
         """Values that tell whether the setting takes this dimension: all, or both ends and one between."""
-        return self.all_values or (self.at(0.0), self.at(INNER), self.at(1.0))
+        values = self.all_values
+        if values is None:
+            return self.at(0.0), self.at(INNER), self.at(1.0)
+        few = len(values) <= PROBED or self.kind in DISCRETE
+        return values if few else (values[0], values[int(INNER * len(values))], values[-1])
 
 
 def parse_space(space: Mapping[str, Any]) -> tuple[Dimension, ...]:
@@ -107,7 +112,16 @@ def parse_dimension(name: str, given: Any) -> Dimension:
     """
     if isinstance(given, Sequence) and not isinstance(given, str):
         return _discrete(name, "choice", [freeze(value) for value in given], given)
-    kind, *arguments = str(given).split()
+    kind, *arguments = str(given).split() or [""]
+    if any(argument.endswith(",") for argument in (kind, *arguments)) and isinstance(given, str):
+        raise ConfigError(
+            f"tune.space: {name}: {given!r} has commas; values are separated by blanks ({GRAMMAR})"
+        )
+    if isinstance(given, Mapping):
+        raise ConfigError(
+            f"tune.space: {name} holds a block; write its settings with dots, e.g. "
+            f"`{name}.{next(iter(given), 'lr')}: uniform 0 0.3`"
+        )
     if kind in DISCRETE:
         return _discrete(name, kind, [parse_value(text) for text in arguments], given)
     if kind not in RANGES:
@@ -151,6 +165,11 @@ def grid_points(dimensions: Sequence[Dimension]) -> list[dict[str, Any]]:
     return [dict(zip(names, values, strict=True)) for values in products]
 
 
+def count_points(dimensions: Sequence[Dimension]) -> float:
+    """How many combinations there are; infinite where a dimension has too many values to list."""
+    return math.prod(math.inf if d.all_values is None else len(d.all_values) for d in dimensions)
+
+
 def random_point(dimensions: Sequence[Dimension], *, seed: int, number: int) -> dict[str, Any]:
     """The settings of trial `number` (from 1): grid dimensions in turn over all their combinations, others drawn.
 
@@ -165,7 +184,7 @@ def random_point(dimensions: Sequence[Dimension], *, seed: int, number: int) -> 
 def _discrete(name: str, kind: str, values: Sequence[Any], given: Any) -> Dimension:
     if not values:
         raise ConfigError(f"tune.space: {name} has no values ({given!r}); write e.g. `{kind} 8 16`")
-    if len({repr(value) for value in values}) < len(values):
+    if any(value in values[:place] for place, value in enumerate(values)):
         raise ConfigError(f"tune.space: {name} names a value twice ({given!r}); leave one out")
     return Dimension(name, kind, tuple(values))
 

@@ -39,6 +39,10 @@ class Study:
         self.asked[number] = trial
         return {d.name: self._decoded(d, trial.params[d.name]) for d in self.dimensions}
 
+    def withdraw(self, number: int) -> None:
+        """Settings that were asked for are not tried: they repeat a trial."""
+        self.study.tell(self.asked.pop(number), state=self.optuna.trial.TrialState.FAIL)
+
     def tell(self, record: TrialRecord, value: float) -> None:
         """What a trial came to. The baseline may lie outside the space, and then teaches nothing."""
         if record.number in self.told:
@@ -47,7 +51,7 @@ class Study:
         if record.number in self.asked:
             self.study.tell(self.asked.pop(record.number), value)
             return
-        settings = {name: _tupled(setting) for name, setting in record.settings.items()}
+        settings = record.point
         if all(d.contains(settings[d.name]) for d in self.dimensions):
             params = {d.name: self._encoded(d, settings[d.name]) for d in self.dimensions}
             self.study.add_trial(
@@ -57,7 +61,8 @@ class Study:
     def _distribution(self, dimension: Dimension) -> Any:
         kinds = self.optuna.distributions
         if dimension.kind == "int":
-            return kinds.IntDistribution(int(dimension.low), int(dimension.high), step=dimension.step)
+            values = dimension.all_values or ()
+            return kinds.IntDistribution(values[0], values[-1], step=dimension.step)
         if dimension.kind == "logint":
             return kinds.IntDistribution(int(dimension.low), int(dimension.high), log=True)
         if dimension.all_values is None:
@@ -71,7 +76,3 @@ class Study:
 
     def _encoded(self, dimension: Dimension, value: Any) -> Any:
         return dimension.values.index(value) if dimension.kind in {"choice", "grid"} else value
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

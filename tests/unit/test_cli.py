@@ -312,6 +312,7 @@ def test_a_preset_may_hold_its_space(tmp_path: Path) -> None:
         ({}, "tune.space is empty"),
         ({"space": {"optim.lr": "uniform 0.1 1"}, "algorithm": "pbt"}, "pbt does nothing over Ray Train"),
         ({"space": {"optim.lr": "uniform 0.1 1"}, "trails": 3}, "trails"),
+        ({"space": {"encoder.layer": "uniform -3 -1"}}, "encoder.layer cannot be"),
     ],
 )
 def test_what_a_sweep_cannot_follow_is_said_before_ray_starts(
@@ -322,10 +323,56 @@ def test_what_a_sweep_cannot_follow_is_said_before_ray_starts(
     assert message in run("tune", "shapes", str(file), code=2, capsys=capsys)
 
 
+def test_a_sweep_of_nothing_is_told_what_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`raycap tune shapes` printed the whole preset, as what was given in place of a field."""
+    assert "raycap tune PRESET sweep.yaml" in run("tune", "shapes", code=2, capsys=capsys)
+    assert "tune.space is empty" in run("tune", "shapes", "--tune.run", "R", code=2, capsys=capsys)
+    file = tmp_path / "sweep.yaml"
+    file.write_text("tune:\n")
+    assert "tune.space is empty" in run("tune", "shapes", str(file), "--tune.run", "R", code=2, capsys=capsys)
+    file.write_text("tune: {run: R, space: {optim.lr: uniform 0.1 1}}")
+    assert "model: Field required\n" in run("tune", str(file), code=2, capsys=capsys)
+
+
 def test_resuming_a_sweep_takes_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     assert "raycap tune --resume SWEEP" in run("tune", "--resume", code=2, capsys=capsys)
-    assert "takes no others (got shapes)" in run("tune", "shapes", "--resume", "S", code=2, capsys=capsys)
+    said = run("tune", "shapes", "--resume", "S", code=2, capsys=capsys)
+    assert "takes no others but --tune.trials and --tune.max-concurrent (got shapes)" in said
+    wrong = ("tune", "--resume", "S", "--tune.max_concurrent", "2", "--tune.seed", "3")
+    assert "(got --tune.seed 3)" in run(*wrong, code=2, capsys=capsys)
     assert "no sweep at /nowhere" in run("tune", "--resume", "/nowhere", code=2, capsys=capsys)
+
+
+def test_a_resumed_sweep_takes_more_trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that was over could not be gone on with, and one begun on a larger cluster never fitted a smaller one."""
+    from raycap.commands import tune as command
+
+    seen: list[Any] = []
+    monkeypatch.setattr(command, "start_ray", lambda: None)
+    monkeypatch.setattr(
+        command.stage, "resume", lambda sweep, **changes: seen.append((sweep, changes)) or sweep
+    )
+    tune = {"run": "R", "space": {"optim.lr": "uniform 0.1 1"}, "trials": 3, "max_concurrent": 2}
+    preset = {
+        name: block for name, block in load_document("shapes").items() if name not in ("source", "prepare")
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**preset, "tune": tune}))
+    cli.main(["tune", "--resume", str(tmp_path), "--tune.trials", "6"])
+    cli.main(["tune", f"--resume={tmp_path}", "--tune.max-concurrent=0"])
+    assert seen == [
+        (str(tmp_path), {"trials": 6, "max_concurrent": 2}),
+        (str(tmp_path), {"trials": 3, "max_concurrent": 0}),
+    ]
+
+
+def test_a_run_is_no_sweep_and_a_sweep_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The one asked for --tune.run, the other said "Extra inputs are not permitted" once Ray had started."""
+    (tmp_path / "config.yaml").write_text("train: {run: R}")
+    said = run("tune", "--resume", str(tmp_path), code=2, capsys=capsys)
+    assert f"is a run, not a sweep; continue it with `raycap train --resume {tmp_path}`" in said
+    (tmp_path / "config.yaml").write_text("tune: {run: R}")
+    said = run("train", "--resume", str(tmp_path), code=2, capsys=capsys)
+    assert f"is a sweep, not a run; continue it with `raycap tune --resume {tmp_path}`" in said
 
 
 @pytest.mark.parametrize("command", ["prepare", "featurize", "train", "tune"])

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,16 @@ def test_evaluations_of_another_checkpoint_do_not_count(tmp_path: Path, base: To
     (run / "evaluate/notes.txt").touch()
     side = read_side(str(run))
     assert [Path(one.path).name for one in side.evaluations] == ["val-1"]
+
+
+def test_a_checkpoint_outside_a_run_has_its_evaluations_beside_it(tmp_path: Path, base: ToyConfig) -> None:
+    """A sweep's `best` was evaluated to SWEEP/evaluate, and compared as if it never had been."""
+    run = tmp_path / "run"
+    make(run, base, cider_d=0.5)
+    best = shutil.copytree(checkpoint.resolve(str(run)), tmp_path / "sweep" / "best")
+    shutil.move(evaluated(run, GOOD), tmp_path / "sweep" / "evaluate" / "val-1")
+    side = read_side(str(best))
+    assert [Path(one.path) for one in side.evaluations] == [tmp_path / "sweep/evaluate/val-1"]
 
 
 def test_evaluations_decoded_alike_are_paired_and_else_it_is_said(both: tuple[Path, Path]) -> None:

@@ -100,7 +100,7 @@ def nasty(tmp_path: Path) -> tuple[dict[str, Any], str]:
         record(3, state="failed", reason=evil, settings={"model.language_model": evil, "optim.lr": 1e-4}),
         record(4, state="begun", settings={"model.language_model": "b", "optim.lr": 1e-4}),
     )
-    report = write_report(config, read_space(config), records, best="/x y")
+    report = write_report(config, read_space(config), records, best="/x y", best_epoch=2)
     return report, (tmp_path / "<b>/sweep.html").read_text()
 
 
@@ -124,9 +124,22 @@ def test_the_report_says_what_failed_and_how_the_preset_did(tmp_path: Path) -> N
     assert "trial 3 failed: </script>" in text
     assert "best is trial 2: cider_d 0.6000 is the highest of" in text
     assert "preset's own settings have cider_d 0.5000 after 1 epochs, the best trial 0.6000 (+0.1000)" in text
+    assert "checkpoint: /x y, of epoch 2, served by" in text
     assert ranked_table(report).row_count == 4
     report["trials"] = report["trials"][1:]
     assert "no trial was better" in against_baseline(report)
+
+
+def test_the_preset_is_held_against_at_its_best_epoch() -> None:
+    """Its best number stood there as that of its last epoch."""
+    config = sweep_of({"optim.lr": "loguniform 1e-4 1e-2"})
+    records = by_number(
+        record(1, {"cider_d": 0.5}, {"cider_d": 0.7}, {"cider_d": 0.6}), record(2, {"cider_d": 0.8})
+    )
+    said = against_baseline(describe(config, read_space(config), records))
+    assert said == (
+        "the preset's own settings have cider_d 0.7000 after 2 epochs, the best trial 0.8000 (+0.1000) after 1"
+    )
 
 
 def test_a_report_of_nothing_is_one_too(tmp_path: Path) -> None:
@@ -147,3 +160,16 @@ def test_a_checkpoint_is_copied_whole(tmp_path: Path) -> None:
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
         checkpoint.copy(str(tmp_path / "sweep/best"), str(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
+
+
+def test_a_copy_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its half stayed beside the trials, hidden, and every further try left one more."""
+    run = make_run(tmp_path)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("raycap.storage.publish_folder", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.copy(str(run), str(tmp_path / "sweep/best"))
+    assert list((tmp_path / "sweep").iterdir()) == []

@@ -1,6 +1,8 @@
 """What Ray Tune is told: the next trial, which go on, and what a killed sweep remembers."""
 
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,10 +10,11 @@ import pytest
 from pydantic import ValidationError
 from ray.tune.search import Searcher
 
+from raycap.config import ConfigError
 from raycap.tune import TuneOptions
-from raycap.tune.record import TrialRecord, is_metric, read_trials, write_trial
+from raycap.tune.record import TrialRecord, check_names, is_metric, read_trials, write_trial
 from raycap.tune.search import NUMBER, Asha, Planner
-from raycap.tune.space import parse_space
+from raycap.tune.space import Dimension, parse_space
 
 DIMENSIONS = parse_space({"lr": "loguniform 1e-4 1e-1", "rank": "choice 4 8", "wide": "choice true false"})
 OWN = {"lr": 1e-3, "rank": 4, "wide": False}
@@ -23,7 +26,12 @@ def options(**changed: Any) -> TuneOptions:
 
 
 def planner(
-    records: dict[int, TrialRecord], *, refused: frozenset[int] = frozenset(), **changed: Any
+    records: dict[int, TrialRecord],
+    *,
+    refused: frozenset[int] = frozenset(),
+    dimensions: tuple[Dimension, ...] = DIMENSIONS,
+    own: Mapping[str, Any] = OWN,
+    **changed: Any,
 ) -> Planner:
     """A planner that keeps its records in `records` and refuses the settings of some trials."""
 
@@ -33,8 +41,8 @@ def planner(
 
     return Planner(
         options(**changed),
-        DIMENSIONS,
-        own=OWN,
+        dimensions,
+        own=own,
         objective=("cider_d", False),
         records=records,
         check=check,
@@ -84,17 +92,46 @@ def test_a_grid_tries_everything_once_and_the_preset() -> None:
     own = {"rank": 16, "wide": False}
     for settings, expected in ((own, 5), ({"rank": 4, "wide": True}, 4)):  # the preset's own is not run twice
         records = {}
-        found = Planner(
-            options(algorithm="grid", trials=2),
-            dimensions,
-            own=settings,
-            objective=("cider_d", False),
-            records=records,
-            check=lambda settings, number: None,
-            write=lambda record: records.update({record.number: record}),  # noqa: B023
-        )
+        found = planner(records, algorithm="grid", trials=2, dimensions=dimensions, own=settings)
         assert (found.total, len(give_out(found))) == (expected, expected)
         assert len({tuple(record.settings.items()) for record in records.values()}) == expected
+
+
+def test_a_grid_that_goes_on_with_more_values_tries_the_new_ones() -> None:
+    """Numbers stood for places in the grid: with a value more, some points were run twice and others never."""
+    records: dict[int, TrialRecord] = {}
+    own = {"betas": (0.9, 0.9), "rank": 16}
+    before = parse_space({"betas": [[0.8, 0.9], [0.9, 0.9]], "rank": "choice 4 8"})
+    give_out(planner(records, algorithm="grid", dimensions=before, own=own))
+    for number, record in records.items():
+        read = TrialRecord.model_validate_json(record.model_dump_json())  # JSON has no tuples
+        records[number] = scored(number, 0.5, settings=read.settings)
+    after = parse_space({"betas": [[0.8, 0.9], [0.9, 0.9]], "rank": "choice 4 6 8"})
+    assert give_out(planner(records, algorithm="grid", dimensions=after, own=own)) == [6, 7]
+    assert [records[n].settings["rank"] for n in (6, 7)] == [6, 6]
+    assert len({str(record.point) for record in records.values()}) == 7
+
+
+@pytest.mark.parametrize("algorithm", ["random", "optuna"])
+def test_no_trial_repeats_another(algorithm: str) -> None:
+    """Of two settings with two values each, six trials tried some twice, which came to the same."""
+    dimensions = parse_space({"rank": "choice 4 8", "wide": "choice true false"})
+    for own, expected in ((OWN, 4), ({"rank": 16, "wide": False}, 5)):
+        settings = {name: own[name] for name in ("rank", "wide")}
+        records: dict[int, TrialRecord] = {}
+        found = planner(records, algorithm=algorithm, trials=12, dimensions=dimensions, own=settings)
+        assert (found.total, len(give_out(found))) == (expected, expected)
+        assert len({tuple(record.settings.items()) for record in records.values()}) == expected
+        assert planner(records, algorithm=algorithm, dimensions=dimensions, own=settings).left == expected
+
+
+def test_a_sweep_goes_on_with_more_trials_and_fills_a_gap() -> None:
+    """A damaged trial, whose folder the user has deleted, was never run again."""
+    records = {number: scored(number, 0.5) for number in (1, 2, 4, 5)}
+    found = planner(records, algorithm="random", trials=7)
+    assert (found.left, found.total) == (3, 7)
+    assert give_out(found) == [3, 6, 7]
+    assert planner(records, algorithm="random", trials=2).left == 3  # those just begun, and no others
 
 
 def test_settings_that_contradict_each_other_are_a_failed_trial() -> None:
@@ -203,6 +240,16 @@ def test_asha_lets_the_last_epoch_end_by_itself() -> None:
         assert decide(scheduler, 2, epoch, 0.1 * epoch) == "CONTINUE"
 
 
+def test_asha_ends_a_trial_whose_metric_is_no_number() -> None:
+    """And it says nothing of where the others are cut: a NaN went on for ever."""
+    scheduler = asha({})
+    assert decide(scheduler, 2, 1, math.nan) == "STOP"
+    assert decide(scheduler, 3, 1, -math.inf) == "STOP"
+    assert decide(scheduler, 1, 1, math.nan) == "CONTINUE"  # the baseline
+    assert decide(scheduler, 4, 1, 0.5) == "CONTINUE"
+    assert decide(scheduler, 5, 1, 0.4) == "STOP"
+
+
 def test_asha_knows_the_trials_before_it_was_killed() -> None:
     scheduler = asha({1: scored(1, 0.5, 0.6), 2: scored(2, 0.7, state="stopped")})
     assert decide(scheduler, 3, 1, 0.55) == "STOP"
@@ -222,6 +269,46 @@ def test_a_record_counts_an_epoch_once(tmp_path: Any) -> None:
     write_trial(str(tmp_path), record)
     (tmp_path / "trials/0004").mkdir()  # a trial's folder without a record is none
     assert read_trials(str(tmp_path)) == {3: record}
+
+
+def test_an_epoch_with_a_metric_that_is_no_number_is_recorded() -> None:
+    """The record refused it, and the error ended the whole sweep, not the trial."""
+    row = {"epoch": 2, "val_loss": math.nan, "cider_d": 0.1, "train_loss": math.inf}
+    record = TrialRecord(number=3, settings=OWN).with_epoch(row)
+    assert (record.epoch, record.metrics) == (2, {"2": {"cider_d": 0.1}})
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("{", "is not valid JSON"), ('{"number": 2}', "settings: Field required"), ("3", "")],
+)
+def test_a_damaged_record_is_named(content: str, reason: str, tmp_path: Path) -> None:
+    write_trial(str(tmp_path), scored(2, 0.5))
+    (tmp_path / "trials/0002/trial.json").write_text(content)
+    with pytest.raises(ConfigError) as error:
+        read_trials(str(tmp_path))
+    assert "trials/0002/trial.json is damaged" in str(error.value)
+    assert reason in str(error.value)
+    assert f"delete the folder {tmp_path}/trials/0002" in str(error.value)
+
+
+def test_a_sweep_keeps_the_settings_that_it_varies() -> None:
+    """With one more in config.yaml, what the trials before had of it was a KeyError."""
+    records = {1: scored(1, 0.5)}
+    check_names(records, list(OWN), sweep="S")
+    with pytest.raises(
+        ConfigError, match=r"trial 1 of S and the space in its config.yaml differ in dropout, wide"
+    ):
+        check_names(records, ["lr", "rank", "dropout"], sweep="S")
+
+
+def test_optuna_takes_a_step_that_does_not_meet_the_end(recwarn: pytest.WarningsRecorder) -> None:
+    """Optuna warned and put the end elsewhere."""
+    records: dict[int, TrialRecord] = {}
+    dimensions = parse_space({"rank": "int 4 15 4"})
+    give_out(planner(records, algorithm="optuna", dimensions=dimensions, own={"rank": 16}))
+    assert sorted(record.settings["rank"] for record in records.values()) == [4, 8, 12, 16]
+    assert not list(recwarn)
 
 
 def test_options_are_checked() -> None:

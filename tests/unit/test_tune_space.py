@@ -13,6 +13,7 @@ from raycap.tune.resources import trials_on_cores, trials_that_fit
 from raycap.tune.settings import (
     objective,
     own_settings,
+    plan,
     read_space,
     rows_configs,
     rows_key,
@@ -61,6 +62,11 @@ def test_ranges_stay_within_their_ends(given: str) -> None:
     ("given", "message"),
     [
         (3, "x is drawn from 3, which is none of: choice A B"),
+        ("", "x is drawn from '', which is none of"),
+        (None, "x is drawn from None, which is none of"),
+        ("choice 4, 8", "'choice 4, 8' has commas; values are separated by blanks"),
+        ({"lr": "uniform 0 1"}, "x holds a block; write its settings with dots, e.g. `x.lr: uniform 0 0.3`"),
+        ("choice 4 4.0", "x names a value twice"),
         ("unifrom 0 1", "x is drawn from 'unifrom 0 1', which is none of"),
         ("choice", "x has no values"),
         ("choice 4 4", "x names a value twice"),
@@ -105,6 +111,20 @@ def test_a_setting_that_cannot_vary_is_one_sentence(space: dict[str, Any], messa
         read_space(sweep_of(space))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_sweep_without_a_cache_is_refused() -> None:
+    document = sweep_of({"optim.lr": "uniform 0.1 0.2"}).model_dump(mode="json")
+    document["train"]["cache"] = "none"
+    with pytest.raises(ConfigError, match=r"take train\.cache=object_store or disk"):
+        plan(SweepConfig.model_validate(document))
+
+
+def test_a_long_range_of_whole_numbers_is_probed_at_some() -> None:
+    """All 100,001 were tried on the config one by one, which took minutes, before anything else."""
+    assert parse_dimension("x", "int 0 100000").probes() == (0, 38196, 100000)
+    assert parse_dimension("x", "int 0 9").probes() == tuple(range(10))
+    assert len(parse_dimension("x", list(range(100))).probes()) == 100
 
 
 def test_a_grid_of_a_range_is_refused() -> None:
@@ -184,11 +204,14 @@ def test_rows_are_shared_unless_the_encoder_varies() -> None:
         ("", ("cider_d", False)),
         ("val_loss", ("val_loss", True)),
         ("pareto", ("cider_d", False)),
-        ("weighted:bleu_4=1", ("cider_d", False)),
+        ("weighted:bleu_4=1", ("bleu_4", False)),
+        ("meteor-centred", ("meteor", False)),
+        ("lexicographic:val_loss=0.1,cider_d", ("val_loss", True)),
         ("rouge_l", ("rouge_l", False)),
     ],
 )
 def test_the_objective_is_one_number(choose: str, expected: tuple[str, bool]) -> None:
+    """Of meteor-centred it was CIDEr-D, so that asha ended trials by another metric than the best is chosen by."""
     config = sweep_of({"optim.lr": "uniform 0.1 0.2"})
     document = config.model_dump(mode="json")
     document["train"]["choose"] = choose
