@@ -24,6 +24,7 @@ from ports import free_port
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests with Ray stay in one process, so that the machine has one cluster, however many processes test."""
     for item in items:
