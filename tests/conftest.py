@@ -24,14 +24,6 @@ from ports import free_port
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with Ray stay in one process, so that the machine has one cluster, however many processes test."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[str]:
     """A local cluster with the dashboard on (Tune and the Jobs API need it); gives the dashboard's address."""
