@@ -112,12 +112,18 @@ def start(config: SweepConfig, *, sweep: str) -> str:
 
 
 def check_data(config: SweepConfig, *, sweep: str) -> None:
-    """Whether the trials so far saw the images that are there now; a sweep that begins notes which they are.
+    """Whether trials can be compared on these images, and were so far; a sweep that begins notes which they are.
 
     Raises:
-        ConfigError: the rows were prepared anew.
+        ConfigError: no validation images, or the rows were prepared anew.
     """
-    found = read_data_manifest(config.data.path).fingerprint
+    manifest = read_data_manifest(config.data.path)
+    if not manifest.counts.get("val"):
+        raise ConfigError(
+            f"{config.data.path} has no validation images, by which the trials of a sweep are compared; "
+            "prepare it with a val split"
+        )
+    found = manifest.fingerprint
     path = storage.join(sweep, DATA)
     if not storage.exists(path):
         storage.write_json(path, {"fingerprint": found})
@@ -136,11 +142,7 @@ def placed(config: SweepConfig, *, sweep: str) -> SweepConfig:
 
 
 def run_trials(ledger: Ledger, *, wanted: Mapping[str, TrainConfig], concurrent: int) -> None:
-    """Run what is left of a sweep, over the rows that `wanted` asks for.
-
-    Raises:
-        ConfigError: no validation images, by which trials are compared.
-    """
+    """Run what is left of a sweep, over the rows that `wanted` asks for."""
     config, dimensions, records = ledger.config, ledger.dimensions, ledger.records
     goal = objective(config)
     planner = Planner(
@@ -156,10 +158,6 @@ def run_trials(ledger: Ledger, *, wanted: Mapping[str, TrainConfig], concurrent:
         say(f"all {planner.total} trials are over")
         return
     rows = {key: load_rows(point) for key, point in wanted.items()}
-    if not all(found.references for found in rows.values()):
-        raise ConfigError(
-            f"{config.data.path} has no validation images, by which the trials of a sweep are compared"
-        )
     ledger.total = planner.total
     before = len(records) - len(planner.begun)
     say(

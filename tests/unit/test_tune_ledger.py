@@ -73,9 +73,19 @@ def test_a_sweep_does_not_go_on_over_other_data(tmp_path: Path) -> None:
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": str(tmp_path)})})
     manifest = tmp_path / "manifest.json"
     for fingerprint in ("a", "a", "b"):
-        manifest.write_text(json.dumps({"fingerprint": fingerprint, "counts": {"train": 2}}))
+        manifest.write_text(json.dumps({"fingerprint": fingerprint, "counts": {"train": 2, "val": 1}}))
         if fingerprint == "b":
             with pytest.raises(ConfigError, match="has other rows than when"):
                 check_data(config, sweep=str(tmp_path / "sweep"))
         else:
             check_data(config, sweep=str(tmp_path / "sweep"))
+
+
+def test_a_sweep_without_validation_images_leaves_nothing_behind(tmp_path: Path) -> None:
+    """It left a folder that the next `raycap tune` refused as not empty."""
+    config = sweep_of({"optim.lr": "loguniform 1e-4 1e-2"})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"path": str(tmp_path)})})
+    (tmp_path / "manifest.json").write_text(json.dumps({"fingerprint": "a", "counts": {"train": 2}}))
+    with pytest.raises(ConfigError, match="has no validation images"):
+        check_data(config, sweep=str(tmp_path / "sweep"))
+    assert not (tmp_path / "sweep").exists()
