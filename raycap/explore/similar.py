@@ -32,6 +32,10 @@ PAIRS_AT_ONCE = 100_000
 IMAGE_BANDS = 8  # of 16 of the 128 bits: at most 7 bits apart is always found
 MAX_BITS = 10  # of 128 that the hashes of near-duplicate photos differ in
 MAX_GREY = 10.0  # mean difference of their small grey pictures, of 255
+MAX_SHARE = (
+    0.25  # the same as a share of what stands out from the background: another object on the same plain one
+)
+SURELY_GREY = 1.0  # differences up to this are compression's
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 Signatures = np.ndarray[Any, np.dtype[np.uint32]]  # (sets, PERMUTATIONS)
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
@@ -191,8 +195,22 @@ def near_photos(looks: Sequence[Look]) -> list[NearPhotos]:
     pairs = [
         compare(looks[first], looks[second], first, second) for first, second in candidates[near].tolist()
     ]
-    found = [pair for pair in pairs if pair.same_file or (pair.bits <= MAX_BITS and pair.grey <= MAX_GREY)]
+    found = [pair for pair in pairs if pair.same_file or looks_same(pair, looks)]
     return sorted(found, key=lambda pair: (not pair.same_file, pair.bits, pair.grey, pair.first))
+
+
+def looks_same(pair: NearPhotos, looks: Sequence[Look]) -> bool:
+    """Whether two photos are one, compressed or scaled anew: alike in all, and in what stands out too.
+
+    Where most of a picture is plain, as in drawings and product photos, hashes and mean tell little. Of 242 Flickr30k
+    photos halved or compressed to quality 30 all shares are below 0.2, of pairs of different drawings above 0.3.
+    """
+    if pair.bits > MAX_BITS or pair.grey > MAX_GREY:
+        return False
+    one, other = (looks[place].grey.astype(np.float32) for place in (pair.first, pair.second))
+    one, other = one - np.median(one), other - np.median(other)
+    outstanding = max(np.abs(one).mean(), np.abs(other).mean())
+    return bool(pair.grey <= SURELY_GREY or np.abs(one - other).mean() <= MAX_SHARE * outstanding)
 
 
 def compare(one: Look, other: Look, first: int, second: int) -> NearPhotos:

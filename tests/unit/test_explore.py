@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fakes import CAPTIONS, make_tokenizer
-from PIL import Image
+from PIL import Image, ImageDraw
 from prepared import make_picture, write_prepared
 
 from raycap import cli, pages
@@ -98,6 +98,21 @@ def test_photos_that_look_the_same_are_found_and_others_are_not() -> None:
     assert pairs == {(one, other) for other in range(5) for one in range(other)}
     assert [(pair.first, pair.second) for pair in found if pair.same_file] == [(0, 4)]
     assert found[0].same_file
+
+
+def test_other_objects_on_the_same_plain_background_are_other_photos() -> None:
+    """Most drawings of the quickstart had a twin in another split: a yellow star was a purple one."""
+    pictures = [Image.new("RGB", (64, 64), "black") for _ in range(3)]
+    for picture, colour, box in zip(
+        pictures,
+        ["yellow", "purple", "yellow"],
+        [(45, 45, 52, 52), (45, 45, 52, 52), (44, 44, 55, 55)],
+        strict=True,
+    ):
+        ImageDraw.Draw(picture).ellipse(box, fill=colour)
+    files = [*(encoded(picture, "PNG") for picture in pictures), encoded(pictures[0], quality=90)]
+    found = similar.near_photos([survey.look_at(data) for data in files])
+    assert [(pair.first, pair.second) for pair in found] == [(0, 3)]
 
 
 def test_every_hash_within_seven_bits_is_a_candidate() -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from raycap import cli
+from raycap.commands import tune
 from raycap.config import preset_names
+from raycap.tune.settings import plan
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,6 +54,21 @@ def test_every_command_parses(tokens: list[str], tmp_path: Path, monkeypatch: py
     if tokens[0] in cli.STAGE_BLOCKS:
         assert tokens[1] in preset_names()
     assert bound.args or bound.kwargs or tokens in (["presets"], ["serve"])
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_the_sweep_is_one_that_every_preset_takes(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It varied the length penalty where `flickr30k` validates greedily, and was refused."""
+    (sweep,) = re.findall(r"```yaml\n(# sweep.yaml.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "sweep.yaml").write_text(sweep)
+    seen: list[Any] = []
+    monkeypatch.setattr(tune, "start_ray", lambda: None)
+    monkeypatch.setattr(tune.stage, "tune", lambda config: seen.append(config) or "made")
+    cli.main(["tune", preset, str(tmp_path / "sweep.yaml")])
+    dimensions, _ = plan(seen[0])
+    assert [dimension.name for dimension in dimensions] == list(seen[0].tune.space)
 
 
 def test_every_flag_in_the_prose_exists() -> None:
