@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,18 +30,19 @@ CLOSE_S = 5.0  # for an ingress to say how many requests it has; one that does n
 HANDED_ON_S = 1.0  # for the proxies to send what the ingresses answered last
 
 
-def serve(config: str = "serve_config.yaml", /, *, checkpoint: str = "") -> None:
+def serve(config: str = "", /, *, checkpoint: str = "") -> None:
     """Serve a checkpoint over HTTP: `serve run` that also ends well. SIGTERM and Ctrl-C answer what was accepted,
     refuse the rest with 503 and exit with 0; a second one ends at once.
 
     Parameters
     ----------
     config
-        The application, its deployments and their limits; serve_config.yaml of the repository is the one to start from.
+        The application, its deployments and their limits; by default serve_config.yaml here, else raycap's own.
     checkpoint
         A run folder, RUN/best-loss, RUN/last, a checkpoint folder, or an s3://, gs:// or hf:// place; by default
         RAYCAP_CHECKPOINT, else what the file names.
     """
+    config = config or default_config()
     document = read_config(config)
     if checkpoint:
         os.environ["RAYCAP_CHECKPOINT"] = storage.absolute(checkpoint)
@@ -60,6 +62,12 @@ def serve(config: str = "serve_config.yaml", /, *, checkpoint: str = "") -> None
     print(f"serving at {address} (Ctrl-C or SIGTERM drains and ends)", flush=True)
     while True:
         signal.pause()
+
+
+def default_config() -> str:
+    """serve_config.yaml of the working folder where there is one, else the one that is installed with raycap."""
+    here = Path("serve_config.yaml")
+    return str(here if here.is_file() else files("raycap") / "serve" / here)
 
 
 def read_config(path: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from raycap.commands.serve import default_config
 from raycap.serve.config import ServeConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,3 +126,11 @@ def test_what_would_fail_later_fails_at_once(tmp_path: Path, monkeypatch: pytest
     weights.write_bytes(weights.read_bytes()[:-7] + b"damaged")
     with pytest.raises(CheckpointError, match="has changed since it was written"):
         build_app(ServeConfig(checkpoint=str(run), models={"further": str(run)}))
+
+
+def test_raycap_serve_needs_no_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`raycap serve --checkpoint RUN`, which a sweep and a model card print, failed outside the repository."""
+    monkeypatch.chdir(tmp_path)
+    assert Path(default_config()).read_text() == (ROOT / "serve_config.yaml").read_text()
+    (tmp_path / "serve_config.yaml").touch()
+    assert default_config() == "serve_config.yaml"
