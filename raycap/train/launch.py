@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -19,6 +18,7 @@ from raycap.checkpoint import RunCheckpoints, read_manifest, read_training
 from raycap.config import ConfigError
 from raycap.data import forwarded_environment
 from raycap.data.loading import WholeSplit
+from raycap.train.attempt import take_over
 from raycap.train.checks import (
     backend,
     check,
@@ -30,7 +30,7 @@ from raycap.train.config import TrainConfig
 from raycap.train.loop import REMAINING, TRAIN, VAL, train_worker
 from raycap.train.rows import Rows, load_rows
 from raycap.train.screen import Board, watched
-from raycap.train.worker import ATTEMPT, Job
+from raycap.train.worker import Job
 
 CONFIG = "config.yaml"
 CONTROLLER_FAILURES = 3  # Ray's own default waits for ever on a cluster that cannot start the workers
@@ -130,7 +130,7 @@ def fit(
     job = Job(
         config=config,
         run=run,
-        attempt=uuid.uuid4().hex,
+        attempt=take_over(run),
         device=device,
         encoder=rows.encoder,
         num_images=rows.num_images,
@@ -139,7 +139,6 @@ def fit(
         vocabulary=rows.vocabulary,
         board=board,
     )
-    storage.write_json(storage.join(run, ATTEMPT), {"attempt": job.attempt})
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config=job.settings(),

@@ -15,13 +15,14 @@ import ray.train.torch
 import torch
 from torch import nn
 
-from raycap import checkpoint, storage
+from raycap import checkpoint
 from raycap.checkpoint import EncoderInfo, RunCheckpoints
 from raycap.config import ConfigError
 from raycap.data.loading import CaptionCollate
 from raycap.models import CaptionModel
 from raycap.schema import CaptionBatch
 from raycap.text import CaptionTokenizer
+from raycap.train.attempt import is_current
 from raycap.train.batches import empty_batch
 from raycap.train.collective import first_error, gather, rank
 from raycap.train.config import TrainConfig
@@ -32,8 +33,6 @@ from raycap.train.screen import Board, BoardHandler
 from raycap.train.seconds import Stopwatch
 from raycap.train.state import Progress, pack_state, unpack_state
 from raycap.train.tracking import open_trackers
-
-ATTEMPT = "attempt.json"
 
 
 class SupersededError(RuntimeError):
@@ -258,7 +257,7 @@ def start_recorder(worker: Worker) -> Recorder:
 
 def superseded(job: Job) -> str:
     """A sentence where a later attempt has taken over the run folder, else ""."""
-    if storage.read_json(storage.join(job.run, ATTEMPT))["attempt"] == job.attempt:
+    if is_current(job.run, job.attempt):
         return ""
     return f"another `raycap train --resume` has taken over {job.run}; this one stops"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,14 @@ import ray.tune
 from pydantic import ValidationError
 from ray import cloudpickle
 
-from raycap import storage
 from raycap.config import ConfigError, describe_validation_error
 from raycap.data.progress import clock_time, say
+from raycap.train.attempt import is_current, take_over
 from raycap.train.launch import TrainingError, first_line
-from raycap.train.worker import ATTEMPT
 from raycap.tune.config import SweepConfig
 from raycap.tune.ranking import rank
 from raycap.tune.record import TrialRecord, write_trial
-from raycap.tune.report import SweepError, earlier_wall_s, short, write_report
+from raycap.tune.report import SweepError, describe, earlier_wall_s, short, write_report
 from raycap.tune.search import NUMBER
 from raycap.tune.settings import objective
 from raycap.tune.space import Dimension
@@ -38,7 +36,7 @@ class Ledger(ray.tune.Callback):  # type: ignore[misc]
         self.earlier_s = earlier_wall_s(config.tune.run)
         self.begun: dict[int, float] = {}
         self.before: dict[int, float] = {}
-        self.attempt = uuid.uuid4().hex
+        self.attempt = ""
         self.total = len(records)
         """Trials of the whole sweep."""
         self.ended = 0
@@ -51,11 +49,12 @@ class Ledger(ray.tune.Callback):  # type: ignore[misc]
 
     def report(self) -> None:
         """Renew sweep.json and sweep.html."""
-        write_report(self.config, self.dimensions, self.records, wall_s=self.wall_s)
+        report = describe(self.config, self.dimensions, self.records, wall_s=self.wall_s)
+        write_report(report, self.dimensions)
 
     def take_over(self) -> None:
         """From now on this process writes to the sweep, and one that still does stops."""
-        storage.write_json(storage.join(self.config.tune.run, ATTEMPT), {"attempt": self.attempt})
+        self.attempt = take_over(self.config.tune.run)
 
     def write(self, record: TrialRecord) -> None:
         """Put a record down.
@@ -63,7 +62,7 @@ class Ledger(ray.tune.Callback):  # type: ignore[misc]
         Raises:
             SweepError: another process writes to this sweep by now.
         """
-        if storage.read_json(storage.join(self.config.tune.run, ATTEMPT))["attempt"] != self.attempt:
+        if not is_current(self.config.tune.run, self.attempt):
             raise SweepError(
                 f"another `raycap tune --resume` has taken over {self.config.tune.run}; this one stops"
             )

@@ -28,23 +28,11 @@ class SweepError(ValueError):
     """The sweep came to nothing; the message says why."""
 
 
-def write_report(
-    config: SweepConfig,
-    dimensions: Sequence[Dimension],
-    records: Mapping[int, TrialRecord],
-    *,
-    best: str = "",
-    best_epoch: int = 0,
-    wall_s: float = 0.0,
-) -> dict[str, Any]:
-    """Write sweep.json and sweep.html from the records so far; returns what is in the first."""
-    report = describe(config, dimensions, records, best=best, best_epoch=best_epoch, wall_s=wall_s)
-    sweep = config.tune.run
-    storage.write_json(storage.join(sweep, REPORT), report)
-    storage.write_bytes(
-        storage.join(sweep, PAGE), sweep_page(report, dimensions).encode(errors="backslashreplace")
-    )
-    return report
+def write_report(report: Mapping[str, Any], dimensions: Sequence[Dimension]) -> None:
+    """Write sweep.json and sweep.html into the sweep's folder."""
+    storage.write_json(storage.join(report["sweep"], REPORT), report)
+    page = sweep_page(report, dimensions).encode(errors="backslashreplace")
+    storage.write_bytes(storage.join(report["sweep"], PAGE), page)
 
 
 def describe(
@@ -122,14 +110,15 @@ def finish(
     sweep = config.tune.run
     ranking, _ = rank(records, by=config.train.strategy)
     if not ranking:
-        write_report(config, dimensions, records, wall_s=wall_s)
+        write_report(describe(config, dimensions, records, wall_s=wall_s), dimensions)
         reasons = sorted({record.reason for record in records.values() if record.reason})
         raise SweepError(
             f"no trial of {sweep} came to a checkpoint: {'; '.join(reasons[:3]) or 'none began'}"
         )
     target = storage.join(sweep, BEST)
     copied = checkpoint.copy(trial_folder(sweep, ranking[0].record.number), target)
-    report = write_report(config, dimensions, records, best=target, best_epoch=copied.epoch, wall_s=wall_s)
+    report = describe(config, dimensions, records, best=target, best_epoch=copied.epoch, wall_s=wall_s)
+    write_report(report, dimensions)
     show(report)
     return sweep
 

@@ -100,7 +100,8 @@ def nasty(tmp_path: Path) -> tuple[dict[str, Any], str]:
         record(3, state="failed", reason=evil, settings={"model.language_model": evil, "optim.lr": 1e-4}),
         record(4, state="begun", settings={"model.language_model": "b", "optim.lr": 1e-4}),
     )
-    report = write_report(config, read_space(config), records, best="/x y", best_epoch=2)
+    report = describe(config, read_space(config), records, best="/x y", best_epoch=2)
+    write_report(report, read_space(config))
     return report, (tmp_path / "<b>/sweep.html").read_text()
 
 
